@@ -1,0 +1,38 @@
+"""maml_jax: gradient-based meta-learning in JAX. See README.md."""
+
+from maml_jax.inner.adapt import adapt
+from maml_jax.inner.optimizers import adam, as_direction, heavy_ball, nesterov, sgd
+from maml_jax.meta.evaluate import Estimate
+from maml_jax.meta.objective import make_objective, multi_step_weights
+from maml_jax.meta.outer import MetaObjective, OuterResult, OuterStep, optax_outer, outer_chain
+from maml_jax.meta.train_step import init_state, make_train_step
+from maml_jax.parallel import evaluate, make_train_loop
+from maml_jax.types import Adaptation, Episode, Examples, MetaParams, TrainState
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Adaptation",
+    "Episode",
+    "Estimate",
+    "Examples",
+    "MetaObjective",
+    "MetaParams",
+    "OuterResult",
+    "OuterStep",
+    "TrainState",
+    "adam",
+    "adapt",
+    "as_direction",
+    "evaluate",
+    "heavy_ball",
+    "init_state",
+    "make_objective",
+    "make_train_loop",
+    "make_train_step",
+    "multi_step_weights",
+    "nesterov",
+    "optax_outer",
+    "outer_chain",
+    "sgd",
+]

@@ -1,0 +1,1 @@
+"""One task: the inner loop, and how gradients flow through it."""

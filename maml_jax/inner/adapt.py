@@ -1,0 +1,177 @@
+"""The inner loop: the only loop over inner steps in the code base."""
+
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+from jax.ad_checkpoint import checkpoint_name
+
+from maml_jax.inner.gradients import META_GRADIENTS
+from maml_jax.inner.halting import GateFn, always_on
+from maml_jax.inner.learning_rates import RateFn, broadcast
+from maml_jax.inner.optimizers import MakeOptimizer
+from maml_jax.types import Adaptation, Array, LossFn, MetaParams, Params, PyTree
+
+AdaptsFn = Callable[[str], bool]  # path of a parameter, "layer/kernel" -> does it adapt?
+
+
+def everything(path: str) -> bool:
+    """Every parameter adapts."""
+    del path
+    return True
+
+
+def split_params(params: Params, adapts: AdaptsFn) -> tuple[Params, Params]:
+    """Splits params into (those that adapt, those that do not), None in the others' places."""
+
+    def select(wanted: bool) -> Params:
+        def keep(path: Any, leaf: Array) -> Array | None:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            return leaf if adapts(name) == wanted else None
+
+        return jax.tree_util.tree_map_with_path(keep, params)
+
+    return select(True), select(False)
+
+
+def merge_params(moving: Params, fixed: Params) -> Params:
+    """Undoes `split_params`."""
+    return jax.tree.map(
+        lambda m, f: f if m is None else m, moving, fixed, is_leaf=lambda leaf: leaf is None
+    )
+
+
+def _share_on(gates: PyTree, moving: Params, total: int) -> Array:
+    on = [
+        jnp.sum(jnp.broadcast_to(gate > 0, p.shape), dtype=jnp.float32)
+        for gate, p in zip(jax.tree.leaves(gates), jax.tree.leaves(moving), strict=True)
+    ]
+    return sum(on, jnp.zeros(())) / max(total, 1)
+
+
+def adapt(
+    loss_fn: LossFn,
+    make_optimizer: MakeOptimizer,
+    meta_params: MetaParams,
+    support: PyTree,
+    key: Array,
+    *,
+    num_steps: int,
+    halting: GateFn = always_on,
+    rates: RateFn = broadcast,
+    meta_gradient: str = "exact",
+    monitor: Callable[[Params, Array], PyTree] | None = None,
+    start: int = 0,
+    carry: PyTree = None,
+    adapts: AdaptsFn = everything,
+) -> Adaptation:
+    """Adapts an initialization to ONE task; vmap it over tasks.
+
+    θ_{k+1} = θ_k − α_k ∘ m_k ∘ u_k,  k = start … start + K − 1, with u_k the direction of the inner
+    optimizer at the gradient of loss_fn(θ_k, support, fold_in(key, k)), m_k the gates and α_k the
+    step sizes. K = `num_steps` is static; `adapt` by a steps, continued by b steps with start=a and
+    the returned carry, equals `adapt` by a + b steps in value and gradient.
+
+    Args:
+      loss_fn: (params, support, key) -> (loss [], aux). It may make its own data under params
+        (then support is whatever it needs, possibly None), and may close over traced values.
+      make_optimizer: meta_params.optimizer -> optax transform that returns descent directions
+        (see `maml_jax.inner.optimizers`). Its update receives the extra args `gate`, a tree like
+        the gradients, and `value`, the support loss.
+      meta_params: θ in `init`, and what gates, step sizes and the optimizer are made from.
+      support: the task's support data, a pytree.
+      key: [], a typed PRNG key.
+      num_steps: K ≥ 0.
+      halting: (meta_params.halting, params, k) -> gates in [0, 1] that broadcast to params.
+      rates: (meta_params.learning_rates, params, k) -> step sizes that broadcast to params.
+      meta_gradient: `exact`, `reverse` or `first_order` (see `maml_jax.inner.gradients`).
+      monitor: (params, k) -> pytree, evaluated before each step and after the last. It carries
+        gradients: multi-step losses and accuracy after every step come from it.
+      start: index of the first step.
+      carry: the `carry` of an earlier piece; None starts from meta_params.init.
+      adapts: which parameters move, by path ("layer/kernel"); the others are held at θ.
+
+    Returns:
+      An `Adaptation`.
+
+    Raises:
+      ValueError: num_steps is negative, or meta_gradient is not a known name.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from maml_jax import MetaParams, adapt, sgd
+      >>> loss_fn = lambda w, support, key: (0.5 * jnp.sum((w - support) ** 2), ())
+      >>> meta_params = MetaParams(init=jnp.zeros(2), learning_rates=0.5)
+      >>> adapt(loss_fn, sgd, meta_params, jnp.ones(2), jax.random.key(0), num_steps=2).params
+      Array([0.75, 0.75], dtype=float32)
+
+    References:
+      Finn, Abbeel, Levine, Model-Agnostic Meta-Learning, ICML 2017, arXiv:1703.03400.
+    """
+    if num_steps < 0:
+        raise ValueError(f"num_steps={num_steps} is negative; use 0 (no adaptation) or more")
+    if meta_gradient not in META_GRADIENTS:
+        raise ValueError(
+            f"meta_gradient={meta_gradient!r} is unknown; choose from {', '.join(META_GRADIENTS)}"
+        )
+    flow = META_GRADIENTS[meta_gradient]
+    moving, fixed = split_params(meta_params.init, adapts)
+    total = sum(p.size for p in jax.tree.leaves(meta_params.init))
+    optimizer = optax.with_extra_args_support(make_optimizer(meta_params.optimizer))
+    if carry is None:
+        carry = (moving, optimizer.init(moving))
+    chex.assert_trees_all_equal_shapes_and_dtypes(carry[0], moving)
+
+    # closure_convert turns traced values that loss_fn closes over into arguments, so that
+    # a custom derivative rule can differentiate with respect to them.
+    def loss(moving: Params, fixed: Params, support: PyTree, key: Array) -> tuple[Array, PyTree]:
+        return loss_fn(merge_params(moving, fixed), support, key)
+
+    pure_loss, closed_over = jax.closure_convert(loss, carry[0], fixed, support, key)
+    inner_gradient = flow.inner_gradient(pure_loss)
+
+    def watch(moving: Params, k: Array) -> PyTree:
+        return () if monitor is None else monitor(merge_params(moving, fixed), k)
+
+    def step(carry: PyTree, k: Array) -> tuple[PyTree, PyTree]:
+        moving, optimizer_state = carry
+        step_key = jax.random.fold_in(key, k)
+        value, grads = inner_gradient(moving, fixed, support, step_key, *closed_over)
+        loss, aux = jax.lax.stop_gradient(value)
+        grads = checkpoint_name(grads, "inner_gradient")
+        gates = halting(meta_params.halting, moving, k)
+        directions, optimizer_state = optimizer.update(
+            grads, optimizer_state, moving, gate=gates, value=loss
+        )
+        moving = jax.tree.map(
+            lambda p, alpha, gate, u: p - (alpha * gate * u).astype(p.dtype),
+            moving,
+            rates(meta_params.learning_rates, moving, k),
+            gates,
+            directions,
+        )
+        outputs = (loss, aux, _share_on(gates, moving, total), watch(moving, k + 1))
+        return (moving, optimizer_state), outputs
+
+    if flow.rematerialise:
+        step = jax.checkpoint(
+            step,
+            prevent_cse=False,
+            policy=jax.checkpoint_policies.save_only_these_names("inner_gradient"),
+        )
+    first = watch(carry[0], jnp.asarray(start))
+    carry, (losses, aux, gates_on, watched) = jax.lax.scan(
+        step, carry, start + jnp.arange(num_steps)
+    )
+    chex.assert_shape((losses, gates_on), (num_steps,))
+    return Adaptation(
+        params=merge_params(carry[0], fixed),
+        losses=losses,
+        gates_on=gates_on,
+        monitored=jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, watched),
+        aux=aux,
+        carry=carry,
+    )

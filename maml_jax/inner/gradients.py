@@ -1,0 +1,116 @@
+"""How meta-gradients flow through an inner step: a choice of names, not of subclasses.
+
+With adjoint λ_k = ∂L_query/∂θ_k, the inner step θ_{k+1} = θ_k − α g(θ_k) has the adjoint
+λ_k = λ_{k+1} − α H(θ_k) λ_{k+1}. The rows of `META_GRADIENTS` differ in how H λ is had:
+
+- `exact`: forward-over-reverse (mixed mode), jvp of g along λ. Inner activations are never stored
+  for the backward pass: memory grows with K only by the states θ_k and the gradients g_k.
+- `reverse`: ordinary reverse-over-reverse; the reference, and the only one for losses without
+  forward-mode rules (a custom_vjp inside the loss).
+- `first_order`: g is a constant, H λ = 0 (FOMAML).
+
+Reference: Kemaev et al., MixFlow-MG, ICML 2025, arXiv:2505.00793 (mixed mode).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from maml_jax.types import Array, PyTree
+
+InnerLoss = Callable[..., tuple[Array, PyTree]]  # (params, *rest) -> loss, aux
+InnerGradient = Callable[..., tuple[tuple[Array, PyTree], PyTree]]  # -> (loss, aux), gradients
+
+
+class MetaGradient(NamedTuple):
+    """One way for meta-gradients to flow."""
+
+    inner_gradient: Callable[[InnerLoss], InnerGradient]
+    rematerialise: bool  # recompute the step in the backward pass, keeping the inner gradients
+
+
+def reverse(loss_fn: InnerLoss) -> InnerGradient:
+    """Value and gradient of `loss_fn`; its derivative is reverse-over-reverse."""
+    return jax.value_and_grad(loss_fn, has_aux=True)
+
+
+def first_order(loss_fn: InnerLoss) -> InnerGradient:
+    """Value and gradient of `loss_fn`, the gradient a constant for the outer derivative."""
+
+    def inner_gradient(params: PyTree, *rest: PyTree) -> tuple[tuple[Array, PyTree], PyTree]:
+        value, grads = jax.value_and_grad(loss_fn, has_aux=True)(params, *rest)
+        return value, jax.lax.stop_gradient(grads)
+
+    return inner_gradient
+
+
+def _split_inexact(tree: PyTree) -> tuple[list[Any], Callable[[list[Any]], PyTree], list[Any]]:
+    """Returns the floating leaves, a function that puts others in their place, and the rest."""
+    leaves, treedef = jax.tree.flatten(tree)
+    inexact = [jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) for leaf in leaves]
+    floats = [leaf for leaf, yes in zip(leaves, inexact, strict=True) if yes]
+    discrete = [leaf for leaf, yes in zip(leaves, inexact, strict=True) if not yes]
+
+    def join(new_floats: list[Any], new_discrete: list[Any] | None = None) -> PyTree:
+        float_iter = iter(new_floats)
+        discrete_iter = iter(discrete if new_discrete is None else new_discrete)
+        return treedef.unflatten(
+            [next(float_iter) if yes else next(discrete_iter) for yes in inexact]
+        )
+
+    return floats, join, discrete
+
+
+def mixed_mode(loss_fn: InnerLoss) -> InnerGradient:
+    """Value and gradient of `loss_fn`, with forward-over-reverse as the gradient's derivative.
+
+    For the cotangent v of g = ∂L/∂θ, one jvp of (θ, η) ↦ ∂L/∂(θ, η) along (v, 0) gives both
+    (∂²L/∂θ²) v and the mixed term (∂²L/∂η∂θ) v for every floating input η. The loss and its aux
+    carry no derivative: differentiate a `monitor` instead.
+
+    Args:
+      loss_fn: (params, *rest) -> (loss [], aux). It needs forward-mode rules throughout, and every
+        differentiable input must be an argument.
+
+    Returns:
+      (params, *rest) -> ((loss, aux), gradients shaped like params).
+    """
+
+    def value_and_grad(params: PyTree, rest: PyTree) -> tuple[tuple[Array, PyTree], PyTree]:
+        return jax.value_and_grad(loss_fn, has_aux=True)(params, *rest)
+
+    def forward(params: PyTree, rest: PyTree) -> tuple[Any, tuple[PyTree, PyTree]]:
+        return value_and_grad(params, rest), (params, rest)
+
+    def backward(residuals: tuple[PyTree, PyTree], cotangents: Any) -> tuple[PyTree, PyTree]:
+        params, rest = residuals
+        _, vector = cotangents
+        floats, join, discrete = _split_inexact(rest)
+
+        def loss(params: PyTree, floats: list[Any]) -> Array:
+            return loss_fn(params, *join(floats))[0]
+
+        def all_gradients(params: PyTree) -> tuple[PyTree, list[Any]]:
+            return jax.grad(loss, argnums=(0, 1))(params, floats)
+
+        _, (params_bar, floats_bar) = jax.jvp(all_gradients, (params,), (vector,))
+        no_tangents = [np.zeros(jnp.shape(leaf), jax.dtypes.float0) for leaf in discrete]
+        return params_bar, join(floats_bar, no_tangents)
+
+    with_mixed_mode = jax.custom_vjp(value_and_grad)
+    with_mixed_mode.defvjp(forward, backward)
+
+    def inner_gradient(params: PyTree, *rest: PyTree) -> tuple[tuple[Array, PyTree], PyTree]:
+        return with_mixed_mode(params, rest)
+
+    return inner_gradient
+
+
+META_GRADIENTS = {
+    "exact": MetaGradient(mixed_mode, rematerialise=True),
+    "reverse": MetaGradient(reverse, rematerialise=False),
+    "first_order": MetaGradient(first_order, rematerialise=True),
+}

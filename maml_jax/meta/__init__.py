@@ -1,0 +1,1 @@
+"""Across tasks: the meta-objective, the outer step, the train step and evaluation."""

@@ -1,0 +1,126 @@
+"""One meta-step: draw tasks, adapt each, average their meta-gradients, move the meta-parameters."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from maml_jax.meta.objective import TaskObjective
+from maml_jax.meta.outer import MetaObjective, OuterStep
+from maml_jax.meta.tasks import sum_over_tasks, task_keys
+from maml_jax.types import Array, EpisodeSampler, MetaParams, Metrics, PyTree, TrainState
+
+TrainStep = Callable[..., tuple[TrainState, Metrics]]
+
+
+def init_state(
+    meta_params: MetaParams, outer: OuterStep, key: Array, extras: PyTree = ()
+) -> TrainState:
+    """The state before the first meta-step, of arrays of its own: a train loop donates them."""
+    state = TrainState(0, meta_params, outer.init(meta_params), key, 0, extras)
+    return jax.tree.map(jnp.array, state)
+
+
+def all_finite(tree: PyTree) -> Array:
+    """[], True where every element of every leaf is finite."""
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+
+def _select(condition: Array, yes: PyTree, no: PyTree) -> PyTree:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+
+
+def _batch_objective(
+    task_objective: TaskObjective,
+    sample_episode: EpisodeSampler,
+    state: TrainState,
+    task_indices: Array,
+    all_reduce: Callable[[PyTree], PyTree],
+    chunk: int | None,
+) -> MetaObjective:
+    """The meta-objective over this step's tasks; tasks with non-finite values or gradients drop."""
+    keys = task_keys(state.key, state.step, task_indices)
+
+    def of_task(meta_params: MetaParams, key: Array) -> tuple[Array, PyTree]:
+        episode_key, objective_key = jax.random.split(key)
+        episode = sample_episode(episode_key)
+        return task_objective(meta_params, episode, objective_key, state.step, state.extras)
+
+    def mean_over_finite(per_task: Callable[[Array], PyTree]) -> PyTree:
+        def guarded(key: Array) -> tuple[PyTree, Array, Array]:
+            result = per_task(key)
+            finite = all_finite(result)
+            zeros = jax.tree.map(jnp.zeros_like, result)
+            return _select(finite, result, zeros), finite.astype(jnp.float32), jnp.float32(1)
+
+        total, number_finite, number = all_reduce(sum_over_tasks(guarded, keys, chunk=chunk))
+        # 0/0 = NaN where no task is finite: the outer step then skips its update.
+        mean = jax.tree.map(lambda leaf: leaf / number_finite.astype(leaf.dtype), total)
+        return mean, number - number_finite
+
+    def with_metrics(loss: Array, aux: PyTree, dropped: Array) -> tuple[Array, PyTree]:
+        metrics, extras = aux
+        return loss, ({**metrics, "loss": loss, "nonfinite_tasks": dropped}, extras)
+
+    def value(meta_params: MetaParams) -> tuple[Array, PyTree]:
+        (loss, aux), dropped = mean_over_finite(lambda key: of_task(meta_params, key))
+        return with_metrics(loss, aux, dropped)
+
+    def value_and_grad(meta_params: MetaParams) -> tuple[tuple[Array, PyTree], MetaParams]:
+        gradient = jax.value_and_grad(of_task, has_aux=True)
+        ((loss, aux), grads), dropped = mean_over_finite(lambda key: gradient(meta_params, key))
+        return with_metrics(loss, aux, dropped), grads
+
+    return MetaObjective(value, value_and_grad)
+
+
+def make_train_step(
+    sample_episode: EpisodeSampler,
+    objective: TaskObjective,
+    outer: OuterStep,
+    *,
+    tasks_per_chunk: int | None = None,
+) -> TrainStep:
+    """A meta-step over given tasks; it knows of no device.
+
+    Args:
+      sample_episode: key -> (support, query).
+      objective: of one task, see `make_objective`.
+      outer: see `optax_outer`.
+      tasks_per_chunk: None vmaps all tasks of a device at once; a number vmaps that many at a time
+        and accumulates their gradients, which bounds memory.
+
+    Returns:
+      train_step(state, task_indices, all_reduce=identity) -> (state, metrics), with task_indices
+      the global indices [B] of the tasks to run here and all_reduce the sum over devices.
+    """
+
+    def train_step(
+        state: TrainState, task_indices: Array, all_reduce: Any = lambda tree: tree
+    ) -> tuple[TrainState, Metrics]:
+        batch = _batch_objective(
+            objective, sample_episode, state, task_indices, all_reduce, tasks_per_chunk
+        )
+        # −1 is no task's index: the outer step's randomness is its own.
+        outer_key = task_keys(state.key, state.step, jnp.array([-1]))[0]
+        result = outer.step(batch, state.meta_params, state.outer_state, outer_key)
+        metrics, extras = result.aux
+        finite = all_finite((result.meta_params, extras))
+        old = (state.meta_params, state.outer_state, state.extras)
+        # A gradient can be finite and the update or the new parameters still overflow.
+        meta_params, outer_state, extras = _select(
+            finite, (result.meta_params, result.outer_state, extras), old
+        )
+        skipped = 1 - (finite & result.applied).astype(jnp.int32)
+        metrics = {**metrics, "skipped_updates": skipped}
+        return TrainState(
+            step=state.step + 1,
+            meta_params=meta_params,
+            outer_state=outer_state,
+            key=state.key,
+            skipped=state.skipped + skipped,
+            extras=extras,
+        ), metrics
+
+    return train_step

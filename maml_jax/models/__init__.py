@@ -1,0 +1,1 @@
+"""Networks as flax.linen modules: `init` and `apply` are pure functions of a parameter pytree."""

@@ -1,0 +1,120 @@
+"""The only file that knows of devices: pmap over D, tasks split over D, sums reduced over D."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from maml_jax.meta.evaluate import Estimate, make_task_evaluation, summarise
+from maml_jax.meta.objective import AdaptFn
+from maml_jax.meta.tasks import map_tasks, task_keys
+from maml_jax.meta.train_step import TrainStep
+from maml_jax.types import Array, EpisodeSampler, LossFn, MetaParams, Metrics, TrainState
+
+AXIS = "devices"
+COUNTS = ("nonfinite_tasks", "skipped_updates")  # metrics that add up over meta-steps
+TrainLoop = Callable[[TrainState, int], tuple[TrainState, Metrics]]
+
+
+def _device_list(devices: Sequence[jax.Device] | None) -> list[jax.Device]:
+    return list(jax.devices() if devices is None else devices)
+
+
+def make_train_loop(
+    train_step: TrainStep,
+    *,
+    meta_batch_size: int,
+    devices: Sequence[jax.Device] | None = None,
+) -> TrainLoop:
+    """Runs n meta-steps in one dispatch, each meta-batch split over the devices.
+
+    Args:
+      train_step: see `make_train_step`.
+      meta_batch_size: B, tasks in a meta-batch over all devices.
+      devices: D of them; None takes all there are.
+
+    Returns:
+      loop(state, n) -> (state, metrics): metrics are means over the n steps (NaN steps left out),
+      except the counts, which are sums. The results do not depend on D or on how steps are grouped
+      into dispatches. The state passed in is donated.
+
+    Raises:
+      ValueError: B does not divide over D.
+    """
+    devices = _device_list(devices)
+    if meta_batch_size % len(devices):
+        raise ValueError(
+            f"meta_batch_size={meta_batch_size} does not divide over {len(devices)} devices; "
+            f"use a multiple of {len(devices)}"
+        )
+    task_indices = jnp.arange(meta_batch_size).reshape(len(devices), -1)
+    all_reduce = partial(jax.lax.psum, axis_name=AXIS)
+
+    def run(state: TrainState, task_indices: Array, num_steps: int) -> tuple[TrainState, Metrics]:
+        def body(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
+            return train_step(state, task_indices, all_reduce)
+
+        state, metrics = jax.lax.scan(body, state, None, length=num_steps)
+        reduced = {
+            name: jnp.sum(value) if name in COUNTS else jnp.nanmean(value, axis=0)
+            for name, value in metrics.items()
+        }
+        return state, reduced
+
+    dispatch = jax.pmap(
+        run,
+        AXIS,
+        in_axes=(None, 0, None),
+        out_axes=None,
+        static_broadcasted_argnums=2,
+        devices=devices,
+        donate_argnums=0,
+    )
+    return lambda state, num_steps: dispatch(state, task_indices, num_steps)
+
+
+def evaluate(
+    adapt_fn: AdaptFn,
+    query_loss_fn: LossFn,
+    sample_episode: EpisodeSampler,
+    meta_params: MetaParams,
+    key: Array,
+    *,
+    num_episodes: int = 600,
+    chunk: int = 100,
+    devices: Sequence[jax.Device] | None = None,
+) -> tuple[dict[str, Estimate], int]:
+    """Adapts to fixed episodes and measures the query loss (and aux) after every inner step.
+
+    Args:
+      adapt_fn: `adapt` with loss, optimizer and number of steps K bound; K may differ from training.
+      query_loss_fn: (params, query, key) -> (loss [], aux); entries of a dict aux are measured too.
+      sample_episode: key -> (support, query). Episode i is drawn from (key, i): the same key gives
+        the same episodes, whatever the devices or chunks.
+      meta_params: what was learned.
+      key: [], a typed PRNG key.
+      num_episodes: number of episodes.
+      chunk: episodes adapted at once on a device; bounds memory.
+      devices: None takes all there are.
+
+    Returns:
+      ({"loss": Estimate [K+1], ...}, number of episodes left out as not finite).
+    """
+    devices = _device_list(devices)
+    evaluate_task = make_task_evaluation(adapt_fn, query_loss_fn, sample_episode)
+    share = -(-num_episodes // len(devices))
+    # Episodes past the last are computed for even shares, and cut off below.
+    indices = jnp.arange(share * len(devices)).reshape(len(devices), share)
+
+    def run(meta_params: MetaParams, key: Array, indices: Array) -> dict[str, Any]:
+        keys = task_keys(key, jnp.zeros((), jnp.int32), indices)
+        return map_tasks(partial(evaluate_task, meta_params), keys, chunk=min(chunk, share))
+
+    per_episode = jax.pmap(run, AXIS, in_axes=(None, None, 0), devices=devices)(
+        meta_params, key, indices
+    )
+    return summarise(
+        {name: v.reshape(-1, v.shape[-1])[:num_episodes] for name, v in per_episode.items()}
+    )

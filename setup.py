@@ -1,0 +1,41 @@
+"""Installation of maml_jax. Tool settings live in pyproject.toml."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+_HERE = pathlib.Path(__file__).parent
+_VERSION = re.search(r'__version__ = "(.+)"', (_HERE / "maml_jax/__init__.py").read_text())
+assert _VERSION is not None
+
+setup(
+    name="maml_jax",
+    version=_VERSION.group(1),
+    description="Gradient-based meta-learning in JAX",
+    long_description=(_HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["maml_jax", "maml_jax.*", "experiments", "configs"]),
+    package_data={"maml_jax": ["py.typed"]},
+    install_requires=[
+        "absl-py>=2.1",
+        "chex>=0.1.90",
+        "flax>=0.12",
+        "jax>=0.10,<0.12",
+        "jaxlib>=0.10,<0.12",
+        "matplotlib>=3.9",
+        "ml-collections>=1.0",
+        "numpy>=2.0",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.11.30",
+        "tensorboardX>=2.6",
+        "tensorflow-datasets>=4.9.8",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "test": ["mypy>=1.15", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.12"],
+        "notebooks": ["ipykernel", "nbconvert", "nbformat"],
+    },
+)
