@@ -6,7 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from maml_jax.errors import UsageError
 from maml_jax.meta.evaluate import Estimate, make_task_evaluation, summarise
 from maml_jax.meta.objective import AdaptFn
 from maml_jax.meta.tasks import map_tasks, task_keys
@@ -41,11 +44,11 @@ def make_train_loop(
       into dispatches. The state passed in is donated.
 
     Raises:
-      ValueError: B does not divide over D.
+      UsageError: B does not divide over D.
     """
     devices = _device_list(devices)
     if meta_batch_size % len(devices):
-        raise ValueError(
+        raise UsageError(
             f"meta_batch_size={meta_batch_size} does not divide over {len(devices)} devices; "
             f"use a multiple of {len(devices)}"
         )
@@ -72,7 +75,13 @@ def make_train_loop(
         devices=devices,
         donate_argnums=0,
     )
-    return lambda state, num_steps: dispatch(state, task_indices, num_steps)
+    # A fresh state and one that a dispatch returned must look alike, or the loop compiles twice.
+    replicated = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec())
+
+    def loop(state: TrainState, num_steps: int) -> tuple[TrainState, Metrics]:
+        return dispatch(jax.device_put(state, replicated), task_indices, num_steps)
+
+    return loop
 
 
 def evaluate(
@@ -89,7 +98,7 @@ def evaluate(
     """Adapts to fixed episodes and measures the query loss (and aux) after every inner step.
 
     Args:
-      adapt_fn: `adapt` with loss, optimizer and number of steps K bound; K may differ from training.
+      adapt_fn: `adapt` with loss, optimizer and number of steps K bound, in training's or another K.
       query_loss_fn: (params, query, key) -> (loss [], aux); entries of a dict aux are measured too.
       sample_episode: key -> (support, query). Episode i is drawn from (key, i): the same key gives
         the same episodes, whatever the devices or chunks.

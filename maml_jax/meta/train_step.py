@@ -19,7 +19,8 @@ def init_state(
 ) -> TrainState:
     """The state before the first meta-step, of arrays of its own: a train loop donates them."""
     state = TrainState(0, meta_params, outer.init(meta_params), key, 0, extras)
-    return jax.tree.map(jnp.array, state)
+    # An explicit dtype strips weak types, which would make the second dispatch compile again.
+    return jax.tree.map(lambda leaf: jnp.array(leaf, jnp.result_type(leaf)), state)
 
 
 def all_finite(tree: PyTree) -> Array:
