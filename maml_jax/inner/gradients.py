@@ -49,7 +49,7 @@ def first_order(loss_fn: InnerLoss) -> InnerGradient:
 
 def _split_inexact(tree: PyTree) -> tuple[list[Any], Callable[[list[Any]], PyTree], list[Any]]:
     """Returns the floating leaves, a function that puts others in their place, and the rest."""
-    leaves, treedef = jax.tree.flatten(tree)
+    leaves, structure = jax.tree.flatten(tree)
     inexact = [jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) for leaf in leaves]
     floats = [leaf for leaf, yes in zip(leaves, inexact, strict=True) if yes]
     discrete = [leaf for leaf, yes in zip(leaves, inexact, strict=True) if not yes]
@@ -57,8 +57,8 @@ def _split_inexact(tree: PyTree) -> tuple[list[Any], Callable[[list[Any]], PyTre
     def join(new_floats: list[Any], new_discrete: list[Any] | None = None) -> PyTree:
         float_iter = iter(new_floats)
         discrete_iter = iter(discrete if new_discrete is None else new_discrete)
-        return treedef.unflatten(
-            [next(float_iter) if yes else next(discrete_iter) for yes in inexact]
+        return jax.tree.unflatten(
+            structure, [next(float_iter) if yes else next(discrete_iter) for yes in inexact]
         )
 
     return floats, join, discrete
@@ -100,7 +100,7 @@ def mixed_mode(loss_fn: InnerLoss) -> InnerGradient:
         no_tangents = [np.zeros(jnp.shape(leaf), jax.dtypes.float0) for leaf in discrete]
         return params_bar, join(floats_bar, no_tangents)
 
-    with_mixed_mode = jax.custom_vjp(value_and_grad)
+    with_mixed_mode: Any = jax.custom_vjp(value_and_grad)
     with_mixed_mode.defvjp(forward, backward)
 
     def inner_gradient(params: PyTree, *rest: PyTree) -> tuple[tuple[Array, PyTree], PyTree]:
