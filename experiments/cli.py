@@ -1,11 +1,13 @@
 """What all binaries share: errors as one line, exit codes, checked config flags."""
 
 import pathlib
+import runpy
 import sys
 from collections.abc import Callable
 from typing import Any
 
 from absl import app, flags, logging
+from ml_collections import config_flags
 
 from maml_jax.config import check_key
 from maml_jax.errors import UsageError
@@ -19,15 +21,34 @@ def define_workdir() -> flags.FlagHolder:
     )
 
 
-def _check_config_flags(arguments: list[str]) -> None:
-    """Checks config keys before ml_collections, whose messages are tracebacks."""
-    for argument in arguments:
-        name, _, value = argument.lstrip("-").partition("=")
-        if name == "config" and not pathlib.Path(value.partition(":")[0]).exists():
-            cards = ", ".join(sorted(str(p) for p in pathlib.Path("configs").glob("[a-z]*.py")))
-            raise UsageError(f"config file {value!r} does not exist; there are: {cards}")
-        if name.startswith("config."):
-            check_key(name.removeprefix("config."))
+def define_config() -> flags.FlagHolder:
+    """The --config flag and --config.KEY overrides.
+
+    Cards and keys are checked here, before ml_collections, whose messages are tracebacks.
+    """
+    try:
+        for argument in sys.argv[1:]:
+            name, _, value = argument.lstrip("-").partition("=")
+            if name == "config":
+                _check_card(value)
+            elif name.startswith("config."):
+                check_key(name.removeprefix("config."))
+    except UsageError as error:
+        sys.exit(_report(error, 2))
+    return config_flags.DEFINE_config_file(
+        "config",
+        "configs/sinusoid.py",
+        "card, as configs/NAME.py or configs/NAME.py:VARIANT; --config.KEY=VALUE changes a key "
+        "(keys and defaults: maml_jax/config.py)",
+    )
+
+
+def _check_card(value: str) -> None:
+    path, _, variant = value.partition(":")
+    if not pathlib.Path(path).is_file():
+        cards = ", ".join(sorted(str(p) for p in pathlib.Path("configs").glob("[a-z]*.py")))
+        raise UsageError(f"config file {path!r} does not exist; there are: {cards}")
+    runpy.run_path(path)["get_config"](*([variant] if variant else []))
 
 
 def run(main: Callable[[list[str]], Any]) -> None:
@@ -42,11 +63,7 @@ def run(main: Callable[[list[str]], Any]) -> None:
             sys.exit(_report(stop, stop.code))
 
     logging.set_verbosity(logging.WARNING)
-    try:
-        _check_config_flags(sys.argv[1:])
-        app.run(guarded)
-    except UsageError as error:
-        sys.exit(_report(error, 2))
+    app.run(guarded)
 
 
 def _report(message: Exception, code: int) -> int:

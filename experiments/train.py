@@ -1,23 +1,16 @@
 """Trains a run, or resumes it, evaluates it and writes its report.
 
 python -m experiments.train --config=configs/sinusoid.py --workdir=runs/sinusoid
-python -m experiments.train --config=configs/sinusoid.py --workdir=runs/k5 \
-    --config.inner.num_steps=5 --config.seed=1
+python -m experiments.train --config=configs/sinusoid.py --workdir=runs/k5 --config.seed=1
 
 The same command resumes an interrupted run. Keys and their defaults: maml_jax/config.py.
 """
 
 import json
 
-from ml_collections import config_flags
-
 from experiments import cli
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    "configs/sinusoid.py",
-    "card: configs/NAME.py or configs/NAME.py:VARIANT",
-)
+_CONFIG = cli.define_config()
 _WORKDIR = cli.define_workdir()
 
 

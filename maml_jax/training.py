@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from absl import logging
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -132,7 +131,9 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> TrainState:
     restored = checkpoints.restore(state)
     if restored is not None:
         state = restored
-        logging.info("resuming from meta-step %d of %d", int(state.step), config.num_meta_steps)
+        tqdm.write(
+            f"resuming from meta-step {int(state.step)} of {config.num_meta_steps}", sys.stderr
+        )
     step = int(state.step)
     writer = MetricWriter(workdir, step)
     bar = tqdm(total=config.num_meta_steps, initial=step, unit=" meta-steps", desc=config.algorithm)

@@ -47,7 +47,7 @@ def first_order(loss_fn: InnerLoss) -> InnerGradient:
     return inner_gradient
 
 
-def _split_inexact(tree: PyTree) -> tuple[list[Any], Callable[[list[Any]], PyTree], list[Any]]:
+def _split_inexact(tree: PyTree) -> tuple[list[Any], Callable[..., PyTree], list[Any]]:
     """Returns the floating leaves, a function that puts others in their place, and the rest."""
     leaves, structure = jax.tree.flatten(tree)
     inexact = [jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) for leaf in leaves]
