@@ -49,7 +49,10 @@ def python_loop_maml(experiment: Experiment) -> Callable[[int], None]:
     @jax.jit
     def step(params: Params, state: Any, index: Array) -> tuple[Params, Any, Array]:
         keys = task_keys(jax.random.key(config.seed), index, tasks)
-        mean_loss = lambda p: jax.vmap(task_loss, (None, 0))(p, keys).mean()  # noqa: E731
+
+        def mean_loss(params: Params) -> Array:
+            return jax.vmap(task_loss, (None, 0))(params, keys).mean()
+
         updates, state = optimizer.update(jax.grad(mean_loss)(params), state)
         return optax.apply_updates(params, updates), state, index + 1
 
@@ -99,8 +102,8 @@ def meta_gradient(experiment: Experiment, kind: str, num_steps: int) -> Any:
 
     def mean_loss(init: Params) -> Array:
         meta_params = MetaParams(init, learning_rates=config.inner.learning_rate)
-        task = lambda key: objective(meta_params, sample(key), key, step, ())[0]  # noqa: E731
-        return jax.vmap(task)(keys).mean()
+        losses, _ = jax.vmap(lambda key: objective(meta_params, sample(key), key, step, ()))(keys)
+        return losses.mean()
 
     init = experiment.init().meta_params.init
     compiled = jax.jit(jax.grad(mean_loss)).lower(init).compile()

@@ -41,7 +41,7 @@ def main(_: list[str]) -> None:
                     record = evaluate_run(workdir / name, {"num_support": shots})
                     train_seconds = json.loads((workdir / name / "evaluation.json").read_text())
                     evaluations.append(
-                        {key: value for key, value in record.items() if key not in _COMMON}
+                        {key: value for key, value in record.items() if key not in provenance.KEYS}
                         | {"run": name or algorithm, "seconds": train_seconds["train_seconds"]}
                     )
     config = get_config("paper").to_dict()
@@ -57,8 +57,6 @@ def main(_: list[str]) -> None:
         )
     )
 
-
-_COMMON = ("command", "commit", "hardware", "versions")
 
 if __name__ == "__main__":
     cli.run(main)

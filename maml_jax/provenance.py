@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+KEYS = ("command", "commit", "hardware", "versions")  # of what `describe` returns
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 

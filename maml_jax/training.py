@@ -18,8 +18,9 @@ from maml_jax.checkpoint import Checkpoints
 from maml_jax.config import default_config, differences, flatten, reference_config
 from maml_jax.errors import UsageError
 from maml_jax.experiment import Evaluation, Experiment, build
-from maml_jax.metrics import MetricWriter
-from maml_jax.types import TrainState
+from maml_jax.metrics import MetricWriter, read_metrics
+from maml_jax.parallel import COUNTS
+from maml_jax.types import Metrics, TrainState
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error
@@ -118,6 +119,50 @@ def _crossed(before: int, after: int, every: int) -> bool:
     return before // every != after // every
 
 
+class _Progress:
+    """The progress bar and the log of a run: means, and sums of counts, over log_every steps."""
+
+    def __init__(self, config: ConfigDict, workdir: pathlib.Path, step: int) -> None:
+        self._config = config
+        self._step = step
+        self._writer = MetricWriter(workdir, step)
+        self._bar = tqdm(
+            total=config.num_meta_steps, initial=step, unit=" meta-steps", desc=config.algorithm
+        )
+        self._start_interval()
+
+    def _start_interval(self) -> None:
+        self._started = time.perf_counter()
+        self._sums: dict[str, float] = {}
+        self._steps = 0
+
+    def update(self, step: int, metrics: Metrics) -> None:
+        """Takes in a dispatch's metrics; writes them at the end of an interval."""
+        number = step - self._step
+        for name, value in metrics.items():
+            weight = 1 if name in COUNTS else number
+            self._sums[name] = self._sums.get(name, 0.0) + weight * float(value)
+        self._steps += number
+        self._bar.update(number)
+        self._bar.set_postfix(loss=f"{float(metrics['loss']):.4g}")
+        last = step == self._config.num_meta_steps
+        if _crossed(self._step, step, self._config.log_every) or last:
+            self._write(step)
+        self._step = step
+
+    def _write(self, step: int) -> None:
+        seconds = time.perf_counter() - self._started
+        means = {n: v if n in COUNTS else v / self._steps for n, v in self._sums.items()}
+        speed = {"seconds": seconds, "meta_steps_per_second": self._steps / seconds}
+        self._writer.write(step, means | speed)
+        self._start_interval()
+
+    def close(self) -> None:
+        """Leaves the bar standing and flushes the log."""
+        self._bar.close()
+        self._writer.close()
+
+
 def train(experiment: Experiment, workdir: pathlib.Path) -> TrainState:
     """Trains, or resumes, to the last meta-step.
 
@@ -135,30 +180,22 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> TrainState:
             f"resuming from meta-step {int(state.step)} of {config.num_meta_steps}", sys.stderr
         )
     step = int(state.step)
-    writer = MetricWriter(workdir, step)
-    bar = tqdm(total=config.num_meta_steps, initial=step, unit=" meta-steps", desc=config.algorithm)
+    progress = _Progress(config, workdir, step)
     try:
         with _stop_requests() as received:
             while step < config.num_meta_steps:
                 stop = _next_stop(step, config)
-                started = time.perf_counter()
                 state, metrics = experiment.train(state, stop - step)
-                values = {name: float(value) for name, value in metrics.items()}
-                values["meta_steps_per_second"] = (stop - step) / (time.perf_counter() - started)
-                bar.update(stop - step)
-                bar.set_postfix(loss=f"{values['loss']:.4g}")
-                if _crossed(step, stop, config.log_every) or stop == config.num_meta_steps:
-                    writer.write(stop, values)
-                last = bool(received) or stop == config.num_meta_steps
+                progress.update(stop, metrics)
                 _check_finite(state, config, checkpoints)
-                if last or _crossed(step, stop, config.checkpoint.every):
+                done = stop == config.num_meta_steps
+                if received or done or _crossed(step, stop, config.checkpoint.every):
                     checkpoints.save(state)
+                if received and not done:
+                    raise Interrupted(stop, 128 + received[0])
                 step = stop
-                if received and step < config.num_meta_steps:
-                    raise Interrupted(step, 128 + received[0])
     finally:
-        bar.close()
-        writer.close()
+        progress.close()
         checkpoints.close()
     return state
 
@@ -217,11 +254,14 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[
     workdir = pathlib.Path(workdir)
     experiment = build(config)
     open_workdir(config, workdir)
-    started = time.perf_counter()
     state = train(experiment, workdir)
-    trained = time.perf_counter() - started
+    started = time.perf_counter()
     record = evaluation_record(experiment, int(state.step), experiment.evaluate(state.meta_params))
-    record |= {"train_seconds": round(trained, 1), **provenance.describe()}
+    record |= {
+        "train_seconds": round(sum(line["seconds"] for line in read_metrics(workdir)), 1),
+        "evaluate_seconds": round(time.perf_counter() - started, 1),
+        **provenance.describe(),
+    }
     (workdir / "evaluation.json").write_text(json.dumps(record, indent=2) + "\n")
     for name in config.references:
         train_and_evaluate(reference_config(config, name), workdir / name)
