@@ -82,7 +82,7 @@ def benchmark_sinusoid() -> str:
 
 def benchmark_inner_steps() -> str:
     """Time and temporary memory of the meta-gradient against K."""
-    rows = defaultdict(dict)
+    rows: dict[int, dict[str, dict[str, float]]] = defaultdict(dict)
     for row in results_io.read("benchmark_sinusoid")["against_inner_steps"]:
         rows[row["num_steps"]][row["meta_gradient"]] = row
     body = []
