@@ -153,14 +153,26 @@ def gather(pool: Pool, indices: EpisodeIndices, *, shots: int, rotation: str = "
 def normalise(
     episode: Episode, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
 ) -> Episode:
-    """Turns uint8 inputs into float32: x/255, then (x − mean)/std per channel where given."""
+    """Turns uint8 inputs into float32: x/255, then (x − mean)/std per channel where given.
+
+    Raises:
+      ValueError: mean or std has neither one value nor one for each channel.
+    """
+
+    channels = episode.support.inputs.shape[-1]
+
+    def per_channel(values: Sequence[float], rank: int) -> Array:
+        array = jnp.asarray(values, jnp.float32)
+        if array.size not in (1, channels):
+            raise ValueError(f"mean or std has {array.size} values for {channels} channels")
+        return array.reshape((1,) * (rank - 1) + (-1,))
 
     def scale(examples: Examples) -> Examples:
         inputs = examples.inputs.astype(jnp.float32) / 255
         if mean is not None:
-            inputs = inputs - jnp.asarray(mean, jnp.float32).reshape(1, 1, 1, -1)
+            inputs = inputs - per_channel(mean, inputs.ndim)
         if std is not None:
-            inputs = inputs / jnp.asarray(std, jnp.float32).reshape(1, 1, 1, -1)
+            inputs = inputs / per_channel(std, inputs.ndim)
         return examples._replace(inputs=inputs)
 
     return Episode(scale(episode.support), scale(episode.query))

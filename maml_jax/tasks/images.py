@@ -5,6 +5,7 @@ class folders; npz:PATH, arrays `images` and `labels`; glyphs, characters of fon
 """
 
 import hashlib
+import importlib.util
 import io
 import json
 import logging
@@ -22,8 +23,10 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from maml_jax.tasks import glyphs
 from maml_jax.tasks.episodes import Pool
 from maml_jax.tasks.splits import (
+    FILE_PROTOCOLS,
     FRACTIONS,
     Split,
     find_splits_dir,
@@ -31,7 +34,7 @@ from maml_jax.tasks.splits import (
     split_classes,
 )
 
-NAMES = ("omniglot", "cifar_fs", "fc100", "tfds:NAME", "folder:PATH", "npz:PATH")
+NAMES = ("omniglot", "cifar_fs", "fc100", "tfds:NAME", "folder:PATH", "npz:PATH", "glyphs")
 CACHE_DIR_VARIABLE = "MAML_JAX_CACHE_DIR"
 DATA_DIR_VARIABLE = "TFDS_DATA_DIR"
 RESAMPLING = ("nearest", "box", "bilinear", "bicubic", "lanczos")
@@ -85,7 +88,7 @@ def as_image(value: bytes | np.ndarray, *, binary: bool = False) -> Image.Image:
         others as {0, 255}; {0, 1} is then spread over the full range.
     """
     if isinstance(value, bytes):
-        image = Image.open(io.BytesIO(value))
+        image: Image.Image = Image.open(io.BytesIO(value))
     else:
         array = value * np.uint8(255) if value.dtype == np.bool_ else value
         image = Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array)
@@ -124,12 +127,14 @@ def _tfds_builder(name: str, data_dir: pathlib.Path) -> Any:
     try:
         builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
         if not builder.is_prepared():
+            if importlib.util.find_spec("tensorflow") is None:
+                raise ImportError("tensorflow")
             _log.warning("%s is not prepared under %s: preparing it", name, data_dir)
             builder.download_and_prepare()
     except ImportError as error:
         raise ValueError(
             f"TFDS set {name!r} is not prepared under {data_dir} and preparing it needs "
-            "TensorFlow: pip install 'maml_jax[tensorflow]', or set the data dir "
+            f"{error.name or error}: pip install 'maml_jax[tensorflow]', or set the data dir "
             f"(or {DATA_DIR_VARIABLE}) to where it is prepared"
         ) from error
     except tfds.core.DatasetNotFoundError as error:
@@ -276,8 +281,20 @@ def _npz(path: str) -> Source:
 
     height, width, channels = grid.shape[1:]
     square = height if height == width else None
-    crc = zlib.crc32(np.ascontiguousarray(grid)), zlib.crc32(np.ascontiguousarray(labels))
+    crc = _crc32(grid), _crc32(labels)
     return Source("npz", {"crc32": crc}, len(labels), records, square, channels)
+
+
+def _glyphs(image_size: int | None, seed: int) -> Source:
+    size = image_size or glyphs.IMAGE_SIZE
+    return Source(
+        dataset="glyphs",
+        fingerprint={**glyphs.fingerprint(), "seed": seed, "image_size": size},
+        length=glyphs.LENGTH,
+        records=partial(glyphs.render_all, size, seed),
+        image_size=size,
+        channels=1,
+    )
 
 
 def _open_source(name: str, data_dir: pathlib.Path, image_size: int | None, seed: int) -> Source:
@@ -286,6 +303,8 @@ def _open_source(name: str, data_dir: pathlib.Path, image_size: int | None, seed
         return _cifar100(kind, data_dir)
     if name == "omniglot":
         return _omniglot(data_dir)
+    if name == "glyphs":
+        return _glyphs(image_size, seed)
     if kind == "tfds" and rest:
         return _tfds(rest, data_dir)
     if kind == "folder" and rest:
@@ -350,7 +369,7 @@ def _write_pools(
         pooled[i, : len(rows[name])] = images[rows[name]]
     pooled.flush()
     (folder / "decoded.npy").unlink()
-    return {"split": split, "counts": counts, "crc32": zlib.crc32(pooled)}
+    return {"split": split, "counts": counts, "crc32": _crc32(pooled)}
 
 
 # Cache
@@ -362,6 +381,10 @@ def find_cache_dir(cache_dir: PathLike | None) -> pathlib.Path:
     return pathlib.Path(folder).expanduser()
 
 
+def _crc32(array: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(array).data)
+
+
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -370,20 +393,20 @@ def _read_pools(folder: pathlib.Path) -> Pools:
     """Raises ValueError, OSError or KeyError where the cache entry is damaged."""
     meta = json.loads((folder / "meta.json").read_text())
     images = np.load(folder / "images.npy", mmap_mode="r")
-    if zlib.crc32(images) != meta["crc32"]:
+    if _crc32(images) != meta["crc32"]:
         raise ValueError("checksum differs")
     counts = np.array(meta["counts"], np.int32)
     split = Split(*map(tuple, meta["split"]))
     stops = np.cumsum([len(part) for part in split])
-    pools = [
+    train, val, test = (
         Pool(images[stop - len(part) : stop], counts[stop - len(part) : stop])
         for part, stop in zip(split, stops, strict=True)
-    ]
-    return Pools(*pools, classes=split)
+    )
+    return Pools(train, val, test, split)
 
 
 def _cached(folder: pathlib.Path, write: Callable[[pathlib.Path], dict[str, Any]]) -> Pools:
-    """Reads a cache entry; makes it where absent or damaged. An entry appears whole or not at all."""
+    """Reads a cache entry, and makes it where absent or damaged: whole or not at all."""
     if folder.is_dir():
         try:
             return _read_pools(folder)
@@ -448,9 +471,7 @@ def load_pools(
     protocol = resolve_protocol(name.partition(":")[0], split)
     source = _open_source(name, folder, image_size, seed)
     layout = _make_layout(source, name, image_size, channels, invert, resample)
-    files = None
-    if protocol in ("vinyals", "cifar_fs", "fc100"):
-        files = find_splits_dir(splits_dir, folder)
+    files = find_splits_dir(splits_dir, folder) if protocol in FILE_PROTOCOLS else None
     split_names = partial(
         split_classes, protocol=protocol, seed=seed, fractions=split_fractions, splits_dir=files
     )
@@ -459,12 +480,22 @@ def load_pools(
         "name": name,
         "source": source.fingerprint,
         "layout": layout,
-        "protocol": [protocol, seed, split_fractions, min_images],
-        "files": files and {f.name: zlib.crc32(f.read_bytes()) for f in sorted(files.iterdir())},
+        "split": _split_key(protocol, seed, split_fractions, files),
+        "min_images": min_images,
     }
     entry = f"{re.sub(r'[^A-Za-z0-9]+', '_', name)[-40:]}-{_digest(key)}"
     write = partial(_write_pools, source, layout, split_names, min_images)
     return _cached(find_cache_dir(cache_dir) / entry, write)
+
+
+def _split_key(
+    protocol: str, seed: int, fractions: Sequence[float], files: pathlib.Path | None
+) -> list[Any]:
+    """All that the split depends on and nothing else: a seed it ignores makes no second copy."""
+    if files is not None:
+        listings = sorted(f for f in files.iterdir() if f.suffix in (".json", ".txt"))
+        return [protocol, {file.name: zlib.crc32(file.read_bytes()) for file in listings}]
+    return [protocol, seed, *(fractions if protocol == "random" else ())]
 
 
 def _make_layout(

@@ -50,7 +50,7 @@ def fraction_split(names: Sequence[str], fractions: Sequence[float], seed: int) 
     """
     if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
         raise ValueError(
-            f"split_fractions={tuple(fractions)}: give three shares (train, val, test) that sum to 1"
+            f"split_fractions={tuple(fractions)}: give three shares (train, val, test) of sum 1"
         )
     train, until_val = (round(x * len(names)) for x in np.cumsum(fractions)[:2])
     return random_split(names, (train, until_val - train, len(names) - until_val), seed)
@@ -102,6 +102,14 @@ def find_splits_dir(
     return folder
 
 
+def _read(file: pathlib.Path) -> str:
+    if not file.is_file():
+        raise ValueError(
+            f"the split file {file} is missing; set splits_dir to a folder that has it"
+        )
+    return file.read_text()
+
+
 def _listed(names: Sequence[str], wanted: Sequence[set[str]], label: Callable[[str], str]) -> Split:
     """The classes whose label each part lists; every class must be in one part, each label met."""
     labels = {label(name) for name in names}
@@ -117,7 +125,7 @@ def _listed(names: Sequence[str], wanted: Sequence[set[str]], label: Callable[[s
 
 def _vinyals(names: Sequence[str], folder: pathlib.Path) -> Split:
     def characters(part: str) -> set[str]:
-        listing = json.loads((folder / f"omniglot_{part}.json").read_text())
+        listing = json.loads(_read(folder / f"omniglot_{part}.json"))
         return {
             f"{subset}/{alphabet}/{character}"
             for subset, alphabets in listing.items()
@@ -129,17 +137,18 @@ def _vinyals(names: Sequence[str], folder: pathlib.Path) -> Split:
 
 
 def _cifar_fs(names: Sequence[str], folder: pathlib.Path) -> Split:
-    wanted = [set((folder / f"cifar_fs_{part}.txt").read_text().split()) for part in _PARTS]
+    wanted = [set(_read(folder / f"cifar_fs_{part}.txt").split()) for part in _PARTS]
     return _listed(names, wanted, lambda name: name.split("/")[-1])
 
 
 def _fc100(names: Sequence[str], folder: pathlib.Path) -> Split:
     files = [folder / f"cifar100_fc100_{part}.json" for part in _PARTS]
-    return _listed(names, [set(json.loads(file.read_text())) for file in files], _group)
+    return _listed(names, [set(json.loads(_read(file))) for file in files], _group)
 
 
 _SEEDED = {"finn": finn_split, "lake": lake_split}
 _FROM_FILES = {"vinyals": _vinyals, "cifar_fs": _cifar_fs, "fc100": _fc100}
+FILE_PROTOCOLS = tuple(_FROM_FILES)
 # The first protocol of a data set is its default; data sets that are not here have `random` alone.
 PROTOCOLS = {
     "omniglot": ("finn", "vinyals", "lake"),
