@@ -120,7 +120,7 @@ def choose(characters: Sequence[str], files: Sequence[pathlib.Path]) -> list[str
         flat /= np.maximum(norms, 1)
         np.maximum(alike, flat @ flat.T, out=alike)
     chosen: list[int] = []
-    for i in np.flatnonzero(~blank):
+    for i in map(int, np.flatnonzero(~blank)):
         if not np.any(alike[i, chosen] > _MOST_ALIKE):
             chosen.append(i)
     if len(chosen) < CHARACTERS:

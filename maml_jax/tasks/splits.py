@@ -113,8 +113,8 @@ def _read(file: pathlib.Path) -> str:
 def _listed(names: Sequence[str], wanted: Sequence[set[str]], label: Callable[[str], str]) -> Split:
     """The classes whose label each part lists; every class must be in one part, each label met."""
     labels = {label(name) for name in names}
-    unknown = set.union(*wanted) - labels
-    left_out = labels - set.union(*wanted)
+    listed = {entry for part in wanted for entry in part}
+    unknown, left_out = listed - labels, labels - listed
     if unknown or left_out:
         raise ValueError(
             f"split files and data disagree: unknown to the data {sorted(unknown)[:3]}, "
