@@ -319,6 +319,7 @@ def test_omniglot(shared_cache):
 
 
 @prepared
+@pytest.mark.slow
 def test_cifar_fs_and_its_file_split(shared_cache):
     pools = images.load_pools("cifar_fs", data_dir=SHARED / "tfds", cache_dir=shared_cache)
     assert [pool.images.shape for pool in pools[:3]] == [
