@@ -1,6 +1,6 @@
 """Evaluates a trained run on held-out episodes; the last line of output is one JSON object.
 
-python -m experiments.evaluate --workdir=runs/sinusoid --num_support=20
+python -m experiments.evaluate --workdir=runs/sinusoid --shots=20
 """
 
 import json
@@ -13,8 +13,8 @@ from experiments import cli
 _WORKDIR = cli.define_workdir()
 _OVERRIDES = {
     "num_episodes": flags.DEFINE_integer("num_episodes", None, "held-out episodes"),
-    "num_support": flags.DEFINE_integer("num_support", None, "support examples to adapt on"),
-    "num_query": flags.DEFINE_integer("num_query", None, "query examples to measure on"),
+    "shots": flags.DEFINE_integer("shots", None, "support examples to adapt on"),
+    "query_shots": flags.DEFINE_integer("query_shots", None, "query examples to measure on"),
     "num_steps": flags.DEFINE_integer("num_steps", None, "inner steps K"),
 }
 

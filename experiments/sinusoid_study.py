@@ -38,7 +38,7 @@ def main(_: list[str]) -> None:
             train_and_evaluate(config, workdir)
             for name in ("", *config.references):
                 for shots in _SHOTS:
-                    record = evaluate_run(workdir / name, {"num_support": shots})
+                    record = evaluate_run(workdir / name, {"shots": shots})
                     train_seconds = json.loads((workdir / name / "evaluation.json").read_text())
                     evaluations.append(
                         {key: value for key, value in record.items() if key not in provenance.KEYS}

@@ -35,7 +35,7 @@ def sinusoid_paper() -> str:
     """Shots × runs against 1, 5 and 10 inner steps."""
     groups = defaultdict(list)
     for record in results_io.read("sinusoid_paper")["evaluations"]:
-        groups[record["num_support"], record["run"]].append(record)
+        groups[record["shots"], record["run"]].append(record)
     rows = []
     for (shots, run), records in sorted(groups.items()):
         published = PUBLISHED.get(run) if shots == 5 else None

@@ -37,7 +37,7 @@ def default_config() -> ConfigDict:
             "steps_per_dispatch": 500,
             "log_every": 500,
             "references": (),  # baselines trained into workdir/NAME beside the run
-            "task": {"name": "sinusoid", "num_support": 10, "num_query": 10, "oracle": False},
+            "task": {"name": "sinusoid", "shots": 10, "query_shots": 10, "oracle": False},
             "model": {"name": "mlp", "hidden": (40, 40), "kernel_init": "truncated_normal_0.01"},
             "inner": {
                 "num_steps": 1,  # K
@@ -58,8 +58,8 @@ def default_config() -> ConfigDict:
             },
             "eval": {
                 "num_episodes": 2_000,
-                "num_support": 5,
-                "num_query": 100,
+                "shots": 5,
+                "query_shots": 100,
                 "num_steps": 10,
                 "chunk": 100,
             },
@@ -89,8 +89,8 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
         "a tuple of names out of " + ", ".join(REFERENCES),
     ),
     "task.name": _is_one_of(TASKS),
-    "task.num_support": _AT_LEAST_1,
-    "task.num_query": _AT_LEAST_1,
+    "task.shots": _AT_LEAST_1,
+    "task.query_shots": _AT_LEAST_1,
     "model.name": _is_one_of(MODELS),
     "model.hidden": (
         (lambda value: all(isinstance(width, int) and width > 0 for width in value)),
@@ -111,8 +111,8 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "outer.multi_step_anneal": _AT_LEAST_1,
     "outer.max_nonfinite": _AT_LEAST_0,
     "eval.num_episodes": _AT_LEAST_1,
-    "eval.num_support": _AT_LEAST_1,
-    "eval.num_query": _AT_LEAST_1,
+    "eval.shots": _AT_LEAST_1,
+    "eval.query_shots": _AT_LEAST_1,
     "eval.num_steps": _AT_LEAST_0,
     "eval.chunk": _AT_LEAST_1,
     "checkpoint.every": _AT_LEAST_1,

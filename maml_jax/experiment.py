@@ -88,7 +88,7 @@ def build(config: ConfigDict) -> Experiment:
         weights = multi_step_weights(num_steps, config.outer.multi_step_anneal)
     outer = _outer(config, algorithm)
     train_step = make_train_step(
-        problem.sampler(config.task.num_support, config.task.num_query),
+        problem.sampler(config.task.shots, config.task.query_shots),
         make_objective(
             partial(adapt_fn, num_steps=num_steps), problem.loss_fn, step_weights=weights
         ),
@@ -125,7 +125,7 @@ def _evaluate(
     evaluation = make_evaluation(
         partial(adapt_fn, num_steps=config.eval.num_steps),
         problem.loss_fn,
-        problem.sampler(config.eval.num_support, config.eval.num_query),
+        problem.sampler(config.eval.shots, config.eval.query_shots),
         num_episodes=config.eval.num_episodes,
         chunk=config.eval.chunk,
     )

@@ -34,10 +34,10 @@ def sinusoid_regression(config: ConfigDict) -> Problem:
         return jnp.mean((predict(params, data.inputs) - data.targets) ** 2), {}
 
     return Problem(
-        sampler=lambda num_support, num_query: partial(
+        sampler=lambda shots, query_shots, stream: partial(
             sinusoid.sample_episode,
-            num_support=num_support,
-            num_query=num_query,
+            num_support=shots,
+            num_query=query_shots,
             oracle=config.task.oracle,
         ),
         init_params=lambda key: model.init(key, jnp.zeros((1, inputs)))["params"],

@@ -86,7 +86,7 @@ def fitted_waves(runs: list[Run]) -> Figure:
     for column, run in enumerate(runs):
         for row in range(FITTED_TASKS):
             _plot_wave(grid[row, column], run, row)
-        grid[0, column].set_title(f"{run.name}, {run.record['num_support']} support points")
+        grid[0, column].set_title(f"{run.name}, {run.record['shots']} support points")
     grid[0, -1].legend(loc="upper right", fontsize="x-small")
     return figure
 
@@ -96,7 +96,7 @@ def _plot_wave(axes: Any, run: Run, task: int) -> None:
     wave_key, support_key = jax.random.split(key)
     wave = sinusoid.sample_wave(wave_key)
     low, high = sinusoid.INPUT
-    shape = (run.record["num_support"], 1)
+    shape = (run.record["shots"], 1)
     support = sinusoid.examples(wave, jax.random.uniform(support_key, shape, float, low, high))
     inputs = jnp.linspace(low, high, 200)[:, None]
     meta_params = run.meta_params._replace(learning_rates=run.record["inner_learning_rate"])

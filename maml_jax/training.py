@@ -218,7 +218,7 @@ def evaluation_record(experiment: Experiment, step: int, evaluation: Evaluation)
         "algorithm": config.algorithm,
         "meta_step": step,
         "seed": config.seed,
-        **{name: config.eval[name] for name in ("num_episodes", "num_support", "num_query")},
+        **{name: config.eval[name] for name in ("num_episodes", "shots", "query_shots")},
         "num_steps": config.eval.num_steps,
         "inner_learning_rate": evaluation.learning_rate,
         "nonfinite_episodes": evaluation.nonfinite,

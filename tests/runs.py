@@ -17,7 +17,7 @@ TINY = {
     "log_every": 10,
     "model.hidden": (8,),
     "eval.num_episodes": 16,
-    "eval.num_query": 5,
+    "eval.query_shots": 5,
     "eval.num_steps": 10,
     "eval.chunk": 8,
     "checkpoint.every": 20,

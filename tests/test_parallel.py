@@ -71,7 +71,7 @@ def test_one_dispatch_of_n_steps_equals_n_dispatches(devices):
     assert state.step == 3
 
 
-@pytest.mark.parametrize(("devices", "chunk"), [(2, 1), (2, 2), (2, 4)])
+@pytest.mark.parametrize(("devices", "chunk"), [(2, 2), (4, 1)])
 def test_chunks_on_devices(devices, chunk):
     ((state, _),) = run(make_step(tasks_per_chunk=chunk), devices=devices)
     assert_close(state, steps_on(1, (1,))[0])
@@ -148,7 +148,7 @@ def test_evaluation_is_mean_and_confidence_interval_after_every_step(num_steps):
         np.testing.assert_allclose(estimates[name].ci95, ci95, rtol=1e-9)
 
 
-@pytest.mark.parametrize(("devices", "chunk"), [(1, 3), (4, 100), (4, 2), (8, 1)])
+@pytest.mark.parametrize(("devices", "chunk"), [(1, 3), (4, 2), (8, 100)])
 def test_evaluation_does_not_depend_on_devices_or_chunks(devices, chunk):
     """Ten episodes divide over neither four devices nor chunks of three."""
     assert_close(estimate(devices, chunk), estimate(1, 100), rtol=1e-12)

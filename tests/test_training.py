@@ -64,8 +64,8 @@ def test_the_report_has_its_figures(finished: pathlib.Path) -> None:
 def test_evaluation_of_a_run_repeats_and_takes_other_numbers(finished: pathlib.Path) -> None:
     record = json.loads((finished / "evaluation.json").read_text())
     np.testing.assert_array_equal(evaluate_run(finished, {})["loss"], record["loss"])
-    other = evaluate_run(finished, {"num_support": 20, "num_steps": 2})
-    assert other["num_support"] == 20
+    other = evaluate_run(finished, {"shots": 20, "num_steps": 2})
+    assert other["shots"] == 20
     assert len(other["loss"]) == 3
     with pytest.raises(UsageError, match=r"eval\.num_steps"):
         evaluate_run(finished, {"num_steps": -1})

@@ -32,6 +32,32 @@ class MetaGradient(NamedTuple):
     rematerialise: bool  # recompute the step in the backward pass, keeping the inner gradients
 
 
+def without_closure(
+    fn: Callable[..., PyTree], *examples: PyTree
+) -> tuple[Callable[..., PyTree], list[Any]]:
+    """Turns all that `fn` closes over into one more argument.
+
+    A custom derivative rule sees arguments only, and a scan cannot lift what the rule closes over.
+    jax.closure_convert does so for floats alone; a loss may also close over a task index or key.
+
+    Args:
+      fn: a function of arguments like the examples.
+      *examples: arguments; their shapes and dtypes count.
+
+    Returns:
+      (pure, closed_over) with fn(*arguments) = pure(*arguments, closed_over).
+    """
+    jaxpr, shapes = jax.make_jaxpr(fn, return_shape=True)(*examples)
+    structure = jax.tree.structure(shapes)
+
+    def pure(*arguments: PyTree) -> PyTree:
+        *own, closed_over = arguments
+        flat = jax.core.eval_jaxpr(jaxpr.jaxpr, closed_over, *jax.tree.leaves(own))
+        return jax.tree.unflatten(structure, flat)
+
+    return pure, jaxpr.consts
+
+
 def reverse(loss_fn: InnerLoss) -> InnerGradient:
     """Value and gradient of `loss_fn`; its derivative is reverse-over-reverse."""
     return jax.value_and_grad(loss_fn, has_aux=True)

@@ -13,7 +13,7 @@ from tests.inner.problems import META_GRADIENTS, assert_close, float64, jit  # n
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("meta_gradient", META_GRADIENTS)
-@pytest.mark.parametrize("steps", [0, 1, 4])
+@pytest.mark.parametrize("steps", [0, 4])
 def test_quadratic_meets_its_closed_form(meta_gradient, steps):
     """With c_k = (1 − αh)^k (θ − c): ∂/∂θ is h c_K (1 − αh)^K, or h c_K to first order.
 
