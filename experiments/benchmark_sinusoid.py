@@ -35,7 +35,7 @@ _INNER_STEPS = (1, 5, 20, 100)
 def python_loop_maml(experiment: Experiment) -> Callable[[int], None]:
     """MAML as one writes it first: no scan, no custom derivative, one dispatch a meta-step."""
     config, problem = experiment.config, experiment.problem
-    sample = problem.sampler(config.task.shots, config.task.query_shots)
+    sample = problem.sampler(config.task.shots, config.task.query_shots, "train")
     optimizer = optax.adam(config.outer.learning_rate)
     tasks = jnp.arange(config.meta_batch_size)
 
@@ -94,7 +94,7 @@ def compare(variants: dict[str, Callable[[], Any]], rounds: int) -> dict[str, li
 def meta_gradient(experiment: Experiment, kind: str, num_steps: int) -> Any:
     """The compiled mean meta-gradient of one meta-batch."""
     config, problem = experiment.config, experiment.problem
-    sample = problem.sampler(config.task.shots, config.task.query_shots)
+    sample = problem.sampler(config.task.shots, config.task.query_shots, "train")
     adapt_fn = partial(adapt, problem.loss_fn, sgd, num_steps=num_steps, meta_gradient=kind)
     objective = make_objective(adapt_fn, problem.loss_fn)
     step = jnp.zeros((), jnp.int32)

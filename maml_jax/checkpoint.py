@@ -26,10 +26,10 @@ def _from_host(tree: Any, key: jax.Array) -> TrainState:
 class Checkpoints:
     """The checkpoints of one run, in workdir/checkpoints/STEP."""
 
-    def __init__(self, workdir: pathlib.Path, keep: int = 2) -> None:
-        """Opens the folder; nothing is written before the first `save`."""
-        self._damaged = workdir / "damaged_checkpoints"
-        self._directory = (workdir / "checkpoints").absolute()
+    def __init__(self, workdir: pathlib.Path, keep: int = 2, name: str = "checkpoints") -> None:
+        """Opens the folder workdir/NAME."""
+        self._damaged = workdir / f"damaged_{name}"
+        self._directory = (workdir / name).absolute()
         self._keep = keep
         self._manager = self._open()
 

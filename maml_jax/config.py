@@ -10,19 +10,30 @@ from maml_jax.algorithms import ALGORITHMS
 from maml_jax.errors import UsageError
 from maml_jax.inner.gradients import META_GRADIENTS
 from maml_jax.inner.optimizers import INNER_OPTIMIZERS
+from maml_jax.models.convolution import CONVOLUTIONS
 from maml_jax.models.mlp import INITIALIZERS
+from maml_jax.models.normalization import NORMALIZATIONS
+from maml_jax.tasks.episodes import ROTATIONS
 
 OUTER_OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "cosine")
 OBJECTIVES = ("final", "multi_step")
-TASKS = ("sinusoid",)
-MODELS = ("mlp",)
+TASKS = {"sinusoid": ("mlp",), "images": ("conv4", "mlp")}  # task -> models that fit it
+POOLS = ("device", "host")
 REFERENCES: dict[str, dict[str, Any]] = {
     "pretrained": {"algorithm": "pretrained"},
     "oracle": {"algorithm": "pretrained", "task.oracle": True},
 }
 # Keys that may change between two calls on one workdir: they do not alter the trained parameters.
-FREE_SECTIONS = ("eval", "checkpoint", "log_every", "references")
+FREE_SECTIONS = (
+    "eval",
+    "data.dir",
+    "data.splits_dir",
+    "data.cache_dir",
+    "checkpoint",
+    "log_every",
+    "references",
+)
 
 
 def default_config() -> ConfigDict:
@@ -37,8 +48,35 @@ def default_config() -> ConfigDict:
             "steps_per_dispatch": 500,
             "log_every": 500,
             "references": (),  # baselines trained into workdir/NAME beside the run
-            "task": {"name": "sinusoid", "shots": 10, "query_shots": 10, "oracle": False},
-            "model": {"name": "mlp", "hidden": (40, 40), "kernel_init": "truncated_normal_0.01"},
+            "task": {
+                "name": "sinusoid",
+                "ways": 5,  # classes of an episode; not of the sinusoid
+                "shots": 10,  # support examples of a class, or points of a sinusoid
+                "query_shots": 10,
+                "oracle": False,  # the sinusoid's network sees amplitude and phase
+            },
+            "data": {  # of task.name = images
+                "name": "glyphs",
+                "dir": "",  # TFDS' folder; empty: TFDS_DATA_DIR, else TFDS' default
+                "splits_dir": "",  # empty: MAML_JAX_SPLITS_DIR, else `splits` beside dir
+                "cache_dir": "",  # empty: MAML_JAX_CACHE_DIR, else ~/.cache/maml_jax
+                "split": "",  # of the classes; empty: the data set's default
+                "split_seed": 0,
+                "image_size": 0,  # 0: the data's own
+                "rotation": "none",
+                "mean": (),  # per channel, of pixels / 255; empty: not subtracted
+                "std": (),
+                "pool": "device",  # host: training images stay in host memory
+            },
+            "model": {
+                "name": "mlp",
+                "hidden": (40, 40),  # of mlp
+                "kernel_init": "truncated_normal_0.01",  # of mlp
+                "filters": 64,  # of conv4
+                "max_pool": False,  # of conv4: pooling instead of strides
+                "normalization": "none",
+                "convolution": "auto",  # auto: what is fastest on the backend
+            },
             "inner": {
                 "num_steps": 1,  # K
                 "optimizer": "sgd",
@@ -62,6 +100,8 @@ def default_config() -> ConfigDict:
                 "query_shots": 100,
                 "num_steps": 10,
                 "chunk": 100,
+                "validation_every": 0,  # meta-steps; 0: the last parameters alone are tested
+                "validation_episodes": 300,
             },
             "checkpoint": {"every": 5_000, "keep": 2},
         }
@@ -89,9 +129,17 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
         "a tuple of names out of " + ", ".join(REFERENCES),
     ),
     "task.name": _is_one_of(TASKS),
+    "task.ways": ((lambda value: value >= 2), "2 or more"),
     "task.shots": _AT_LEAST_1,
     "task.query_shots": _AT_LEAST_1,
-    "model.name": _is_one_of(MODELS),
+    "data.rotation": _is_one_of(ROTATIONS),
+    "data.pool": _is_one_of(POOLS),
+    "data.image_size": _AT_LEAST_0,
+    "data.split_seed": _AT_LEAST_0,
+    "model.name": _is_one_of(("mlp", "conv4")),
+    "model.filters": _AT_LEAST_1,
+    "model.normalization": _is_one_of(("none", *NORMALIZATIONS)),
+    "model.convolution": _is_one_of(("auto", *CONVOLUTIONS)),
     "model.hidden": (
         (lambda value: all(isinstance(width, int) and width > 0 for width in value)),
         "a tuple of positive widths",
@@ -115,6 +163,8 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "eval.query_shots": _AT_LEAST_1,
     "eval.num_steps": _AT_LEAST_0,
     "eval.chunk": _AT_LEAST_1,
+    "eval.validation_every": _AT_LEAST_0,
+    "eval.validation_episodes": _AT_LEAST_1,
     "checkpoint.every": _AT_LEAST_1,
     "checkpoint.keep": _AT_LEAST_1,
 }
@@ -158,6 +208,11 @@ def validate(config: ConfigDict) -> None:
     for key, (allowed, description) in _ALLOWED.items():
         if not allowed(values[key]):
             raise UsageError(f"{key}={values[key]!r} is not allowed; use {description}")
+    if values["model.name"] not in TASKS[values["task.name"]]:
+        raise UsageError(
+            f"model.name={values['model.name']!r} does not fit task.name={values['task.name']!r}; "
+            f"use {', '.join(TASKS[values['task.name']])}"
+        )
     if values["outer.objective"] == "multi_step" and values["inner.num_steps"] == 0:
         raise UsageError("outer.objective='multi_step' needs inner.num_steps of 1 or more, not 0")
     if values["outer.weight_decay"] and values["outer.optimizer"] != "adamw":
@@ -182,5 +237,5 @@ def differences(new: dict[str, Any], old: dict[str, Any]) -> list[str]:
     return [
         f"{key}: {before.get(key)} -> {after.get(key)}"
         for key in sorted(before.keys() | after.keys())
-        if key.split(".")[0] not in FREE_SECTIONS and before.get(key) != after.get(key)
+        if not key.startswith(FREE_SECTIONS) and before.get(key) != after.get(key)
     ]

@@ -1,7 +1,7 @@
 """From a config to functions: the state, the train loop and the evaluation of one run."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -11,14 +11,15 @@ from ml_collections import ConfigDict
 
 from maml_jax.algorithms import ALGORITHMS, Algorithm
 from maml_jax.config import validate
-from maml_jax.inner.adapt import adapt
+from maml_jax.inner.adapt import AdaptsFn, adapt
 from maml_jax.inner.optimizers import INNER_OPTIMIZERS
 from maml_jax.meta.evaluate import Estimate
 from maml_jax.meta.objective import AdaptFn, make_objective, multi_step_weights
 from maml_jax.meta.outer import OuterStep, optax_outer, outer_chain
 from maml_jax.meta.train_step import init_state, make_train_step
-from maml_jax.parallel import TrainLoop, make_evaluation, make_train_loop
+from maml_jax.parallel import EvaluationFn, TrainLoop, make_evaluation, make_train_loop
 from maml_jax.problems import PROBLEMS, Problem
+from maml_jax.tasks.episodes import HostFeed
 from maml_jax.types import MetaParams, TrainState
 
 STREAMS = {"init": 0, "train": 1, "validation": 2, "test": 3}
@@ -63,11 +64,39 @@ def _outer(config: ConfigDict, algorithm: Algorithm) -> OuterStep:
     return optax_outer(outer_chain(learned, clip=outer.clip or None))
 
 
+def _adapts(algorithm: Algorithm, problem: Problem) -> AdaptsFn:
+    return lambda path: algorithm.adapts(path) and problem.adapts(path)
+
+
+def _make_train_loop(
+    config: ConfigDict, problem: Problem, outer: OuterStep, adapt_fn: AdaptFn, num_steps: int
+) -> TrainLoop:
+    """The train loop on the device's own episodes, or on those that the host gathers."""
+    weights = None
+    if config.outer.objective == "multi_step":
+        weights = multi_step_weights(num_steps, config.outer.multi_step_anneal)
+    train_step = make_train_step(
+        problem.sampler(config.task.shots, config.task.query_shots, "train"),
+        make_objective(
+            partial(adapt_fn, num_steps=num_steps), problem.loss_fn, step_weights=weights
+        ),
+        outer,
+        prepare=problem.prepare,
+        tasks_per_chunk=config.tasks_per_chunk or None,
+    )
+    loop = make_train_loop(train_step, meta_batch_size=config.meta_batch_size)
+    if problem.host_episodes is None:
+        return loop
+    tasks = range(config.meta_batch_size)
+    feed = HostFeed(problem.host_episodes(stream_key(config, "train"), tasks))
+    return lambda state, number: loop(state, number, feed(int(state.step), number))
+
+
 def build(config: ConfigDict) -> Experiment:
-    """Makes a run's functions; nothing is computed yet.
+    """Makes a run's functions; data are loaded, nothing is computed yet.
 
     Raises:
-      UsageError: a key, type or value that is not allowed.
+      UsageError: a key, type or value that is not allowed, or data that cannot be had.
     """
     validate(config)
     algorithm = ALGORITHMS[config.algorithm]
@@ -80,25 +109,15 @@ def build(config: ConfigDict) -> Experiment:
         problem.loss_fn,
         INNER_OPTIMIZERS[config.inner.optimizer],
         meta_gradient=meta_gradient,
-        adapts=algorithm.adapts,
+        adapts=_adapts(algorithm, problem),
+        at_step=problem.at_step,
     )
     num_steps = algorithm.train_steps(config.inner.num_steps)
-    weights = None
-    if config.outer.objective == "multi_step":
-        weights = multi_step_weights(num_steps, config.outer.multi_step_anneal)
     outer = _outer(config, algorithm)
-    train_step = make_train_step(
-        problem.sampler(config.task.shots, config.task.query_shots),
-        make_objective(
-            partial(adapt_fn, num_steps=num_steps), problem.loss_fn, step_weights=weights
-        ),
-        outer,
-        tasks_per_chunk=config.tasks_per_chunk or None,
-    )
 
     def init() -> TrainState:
         meta_params = MetaParams(
-            init=problem.init_params(stream_key(config, "init")),
+            init=problem.init_params(stream_key(config, "init"), num_steps),
             learning_rates=config.inner.learning_rate,
             optimizer={"momentum": config.inner.momentum},
         )
@@ -109,35 +128,38 @@ def build(config: ConfigDict) -> Experiment:
         problem,
         adapt_fn,
         init,
-        make_train_loop(train_step, meta_batch_size=config.meta_batch_size),
-        partial(_evaluate, config, problem, adapt_fn, algorithm.tunes_rate),
+        _make_train_loop(config, problem, outer, adapt_fn, num_steps),
+        _make_evaluate(config, problem, adapt_fn, algorithm.tunes_rate),
     )
 
 
-def _evaluate(
-    config: ConfigDict,
-    problem: Problem,
-    adapt_fn: AdaptFn,
-    tunes_rate: bool,
-    meta_params: MetaParams,
-    stream: str = "test",
-) -> Evaluation:
-    evaluation = make_evaluation(
-        partial(adapt_fn, num_steps=config.eval.num_steps),
-        problem.loss_fn,
-        problem.sampler(config.eval.shots, config.eval.query_shots),
-        num_episodes=config.eval.num_episodes,
-        chunk=config.eval.chunk,
-    )
+def _make_evaluate(
+    config: ConfigDict, problem: Problem, adapt_fn: AdaptFn, tunes_rate: bool
+) -> Callable[..., Evaluation]:
+    @cache
+    def on(stream: str) -> EvaluationFn:
+        episodes = {"validation": config.eval.validation_episodes, "test": config.eval.num_episodes}
+        return make_evaluation(
+            partial(adapt_fn, num_steps=config.eval.num_steps),
+            problem.loss_fn,
+            problem.sampler(config.eval.shots, config.eval.query_shots, stream),
+            num_episodes=episodes[stream],
+            chunk=config.eval.chunk,
+        )
 
     def at(meta_params: MetaParams, stream: str) -> tuple[dict[str, Estimate], int]:
-        return evaluation(meta_params, stream_key(config, stream))
+        return on(stream)(meta_params, stream_key(config, stream))
 
-    if tunes_rate and config.eval.num_steps:
+    def tuned(meta_params: MetaParams) -> MetaParams:
         tried = {}
         for rate in RATE_GRID:
             estimates, nonfinite = at(meta_params._replace(learning_rates=rate), "validation")
             tried[rate] = np.inf if nonfinite else estimates["loss"].mean[-1]
-        meta_params = meta_params._replace(learning_rates=min(tried, key=lambda r: tried[r]))
-    estimates, nonfinite = at(meta_params, stream)
-    return Evaluation(estimates, nonfinite, float(meta_params.learning_rates))
+        return meta_params._replace(learning_rates=min(tried, key=lambda rate: tried[rate]))
+
+    def evaluate(meta_params: MetaParams, stream: str = "test") -> Evaluation:
+        if tunes_rate and config.eval.num_steps:
+            meta_params = tuned(meta_params)
+        return Evaluation(*at(meta_params, stream), float(meta_params.learning_rates))
+
+    return evaluate

@@ -14,11 +14,19 @@ from maml_jax.meta.evaluate import Estimate, make_task_evaluation, summarise
 from maml_jax.meta.objective import AdaptFn
 from maml_jax.meta.tasks import map_tasks, task_keys
 from maml_jax.meta.train_step import TrainStep, strong_array
-from maml_jax.types import Array, EpisodeSampler, LossFn, MetaParams, Metrics, TrainState
+from maml_jax.types import (
+    Array,
+    EpisodeSampler,
+    LossFn,
+    MetaParams,
+    Metrics,
+    PyTree,
+    TrainState,
+)
 
 AXIS = "devices"
 COUNTS = ("nonfinite_tasks", "skipped_updates")  # metrics that add up over meta-steps
-TrainLoop = Callable[[TrainState, int], tuple[TrainState, Metrics]]
+TrainLoop = Callable[..., tuple[TrainState, Metrics]]  # (state, n, episodes=None)
 EvaluationFn = Callable[[MetaParams, Array], tuple[dict[str, Estimate], int]]
 
 
@@ -40,8 +48,9 @@ def make_train_loop(
       devices: D of them; None takes all there are.
 
     Returns:
-      loop(state, n) -> (state, metrics): metrics are means over the n steps (NaN steps left out),
-      except the counts, which are sums. The results do not depend on D or on how steps are grouped
+      loop(state, n, episodes=None) -> (state, metrics): episodes [n, B, ...] come from the host, or
+      the sampler draws them; metrics are means over the n steps (NaN steps left out), except the
+      counts, which are sums. The results do not depend on D or on how steps are grouped
       into dispatches. The state passed in is donated.
 
     Raises:
@@ -56,11 +65,13 @@ def make_train_loop(
     task_indices = jnp.arange(meta_batch_size).reshape(len(devices), -1)
     all_reduce = partial(jax.lax.psum, axis_name=AXIS)
 
-    def run(state: TrainState, task_indices: Array, num_steps: int) -> tuple[TrainState, Metrics]:
-        def body(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
-            return train_step(state, task_indices, all_reduce)
+    def run(
+        state: TrainState, task_indices: Array, episodes: PyTree, num_steps: int
+    ) -> tuple[TrainState, Metrics]:
+        def body(state: TrainState, episodes: PyTree) -> tuple[TrainState, Metrics]:
+            return train_step(state, task_indices, all_reduce, episodes)
 
-        state, metrics = jax.lax.scan(body, state, None, length=num_steps)
+        state, metrics = jax.lax.scan(body, state, episodes, length=num_steps)
         reduced = {
             name: jnp.sum(value) if name in COUNTS else jnp.nanmean(value, axis=0)
             for name, value in metrics.items()
@@ -70,17 +81,23 @@ def make_train_loop(
     dispatch = jax.pmap(
         run,
         AXIS,
-        in_axes=(None, 0, None),
+        in_axes=(None, 0, 0, None),
         out_axes=None,
-        static_broadcasted_argnums=2,
+        static_broadcasted_argnums=3,
         devices=devices,
         donate_argnums=0,
     )
     # A fresh state and one that a dispatch returned must look alike, or the loop compiles twice.
     replicated = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec())
 
-    def loop(state: TrainState, num_steps: int) -> tuple[TrainState, Metrics]:
-        return dispatch(jax.device_put(state, replicated), task_indices, num_steps)
+    def split(leaf: Any) -> Any:  # [n, B, ...] -> [D, n, B / D, ...]
+        return np.moveaxis(leaf.reshape(len(leaf), *task_indices.shape, *leaf.shape[2:]), 1, 0)
+
+    def loop(
+        state: TrainState, num_steps: int, episodes: PyTree = None
+    ) -> tuple[TrainState, Metrics]:
+        state = jax.device_put(state, replicated)
+        return dispatch(state, task_indices, jax.tree.map(split, episodes), num_steps)
 
     return loop
 

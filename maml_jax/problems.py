@@ -1,24 +1,39 @@
-"""What a config's task and model amount to: episodes, a loss and an initialization."""
+"""What a config's task, data and model amount to: episodes, a loss and an initialization."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
+import flax.linen as nn
+import grain
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from maml_jax.errors import UsageError
+from maml_jax.inner.adapt import AdaptsFn, everything, same_at_every_step
+from maml_jax.models.conv4 import Conv4
+from maml_jax.models.losses import classification_logits, classification_loss, with_reference
 from maml_jax.models.mlp import MLP
+from maml_jax.models.normalization import at_step, norm_shifts_do_not_adapt, with_steps
 from maml_jax.tasks import sinusoid
-from maml_jax.types import Array, EpisodeSampler, Examples, LossFn, Params
+from maml_jax.tasks.episodes import host_episodes, make_sampler, normalise
+from maml_jax.tasks.images import Pools, load_pools
+from maml_jax.types import Array, Episode, EpisodeSampler, Examples, LossFn, Params
+
+HostEpisodes = Callable[[Array, Sequence[int]], grain.MapDataset]
 
 
 class Problem(NamedTuple):
     """A family of tasks and a network for it."""
 
-    sampler: Callable[[int, int], EpisodeSampler]  # (S, Q) -> episode sampler
-    init_params: Callable[[Array], Params]
+    sampler: Callable[[int, int, str], EpisodeSampler]  # (shots, query_shots, stream) -> sampler
+    init_params: Callable[[Array, int], Params]  # (key, K) -> θ
     loss_fn: LossFn  # (params, Examples, key) -> loss, dict of metrics
-    predict: Callable[[Params, Array], Array]
+    predict: Callable[[Params, Examples], Array]  # [S, y]
+    adapts: AdaptsFn = everything
+    at_step: Callable[[Params, Array], Params] = same_at_every_step
+    host_episodes: HostEpisodes | None = None  # (key, tasks) -> raw meta-batches by meta-step
+    prepare: Callable[[Any], Episode] = lambda episode: episode  # raw -> Episode, on the device
 
 
 def sinusoid_regression(config: ConfigDict) -> Problem:
@@ -26,12 +41,12 @@ def sinusoid_regression(config: ConfigDict) -> Problem:
     model = MLP(tuple(config.model.hidden), 1, config.model.kernel_init)
     inputs = 3 if config.task.oracle else 1
 
-    def predict(params: Params, x: Array) -> Array:
-        return cast(Array, model.apply({"params": params}, x))
+    def predict(params: Params, data: Examples) -> Array:
+        return cast(Array, model.apply({"params": params}, data.inputs))
 
     def loss_fn(params: Params, data: Examples, key: Array) -> tuple[Array, dict[str, Array]]:
         del key
-        return jnp.mean((predict(params, data.inputs) - data.targets) ** 2), {}
+        return jnp.mean((predict(params, data) - data.targets) ** 2), {}
 
     return Problem(
         sampler=lambda shots, query_shots, stream: partial(
@@ -40,10 +55,100 @@ def sinusoid_regression(config: ConfigDict) -> Problem:
             num_query=query_shots,
             oracle=config.task.oracle,
         ),
-        init_params=lambda key: model.init(key, jnp.zeros((1, inputs)))["params"],
+        init_params=lambda key, num_steps: model.init(key, jnp.zeros((1, inputs)))["params"],
         loss_fn=loss_fn,
         predict=predict,
     )
 
 
-PROBLEMS: dict[str, Callable[[ConfigDict], Problem]] = {"sinusoid": sinusoid_regression}
+def _classifier(config: ConfigDict) -> nn.Module:
+    model, ways = config.model, config.task.ways
+    if model.name == "mlp":
+        return MLP(tuple(model.hidden), ways, model.kernel_init, model.normalization)
+    return Conv4(
+        ways,
+        filters=model.filters,
+        max_pool=model.max_pool,
+        normalization=model.normalization,
+        convolution=None if model.convolution == "auto" else model.convolution,
+    )
+
+
+def _load(config: ConfigDict) -> Pools:
+    data = config.data
+    return load_pools(
+        data.name,
+        split=data.split or None,
+        seed=data.split_seed,
+        image_size=data.image_size or None,
+        data_dir=data.dir or None,
+        splits_dir=data.splits_dir or None,
+        cache_dir=data.cache_dir or None,
+    )
+
+
+def image_classification(config: ConfigDict) -> Problem:
+    """Cross-entropy of a network on N-way episodes of a data set.
+
+    Raises:
+      UsageError: data that cannot be had, or too few classes or images for the episodes.
+    """
+    model, data, ways = _classifier(config), config.data, config.task.ways
+    normalization = config.model.normalization
+
+    def prepare(raw: Episode) -> Episode:
+        episode = normalise(raw, data.mean or None, data.std or None)
+        return with_reference(episode) if normalization == "support" else episode
+
+    try:
+        pools = _load(config)._asdict()
+        pools["validation"] = pools["val"]
+
+        def sampler(shots: int, query_shots: int, stream: str) -> EpisodeSampler:
+            return make_sampler(
+                pools[stream],
+                ways=ways,
+                shots=shots,
+                query_shots=query_shots,
+                rotation=data.rotation,
+                prepare=prepare,
+            )
+
+        sampler(config.task.shots, config.task.query_shots, "train")
+        for stream in ("validation", "test"):
+            sampler(config.eval.shots, config.eval.query_shots, stream)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    images = pools["train"].images
+
+    def init_params(key: Array, num_steps: int) -> Params:
+        params = model.init(key, jnp.zeros((1, *images.shape[2:])))["params"]
+        return with_steps(params, num_steps)
+
+    def raw_episodes(key: Array, tasks: Sequence[int]) -> grain.MapDataset:
+        return host_episodes(
+            pools["train"],
+            key,
+            tasks,
+            ways=ways,
+            shots=config.task.shots,
+            query_shots=config.task.query_shots,
+            rotation=data.rotation,
+        )
+
+    return Problem(
+        sampler=sampler,
+        init_params=init_params,
+        loss_fn=classification_loss(model),
+        predict=classification_logits(model),
+        adapts=norm_shifts_do_not_adapt,
+        at_step=at_step,
+        host_episodes=raw_episodes if data.pool == "host" else None,
+        prepare=prepare,
+    )
+
+
+PROBLEMS: dict[str, Callable[[ConfigDict], Problem]] = {
+    "sinusoid": sinusoid_regression,
+    "images": image_classification,
+}

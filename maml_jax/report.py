@@ -56,8 +56,8 @@ def learning_curve(runs: list[Run]) -> Figure:
     axes = figure.subplots()
     for run in runs:
         axes.plot(
-            [line["step"] for line in run.metrics],
-            [line["query_loss"] for line in run.metrics],
+            [line["step"] for line in run.metrics if "query_loss" in line],
+            [line["query_loss"] for line in run.metrics if "query_loss" in line],
             label=run.name,
         )
     axes.set(xlabel="meta-step", ylabel="query loss after adaptation (training)", yscale="log")
@@ -99,13 +99,14 @@ def _plot_wave(axes: Any, run: Run, task: int) -> None:
     shape = (run.record["shots"], 1)
     support = sinusoid.examples(wave, jax.random.uniform(support_key, shape, float, low, high))
     inputs = jnp.linspace(low, high, 200)[:, None]
+    grid = sinusoid.examples(wave, inputs)
     meta_params = run.meta_params._replace(learning_rates=run.record["inner_learning_rate"])
     fits = run.experiment.adapt_fn(
         meta_params,
         support,
         key,
         num_steps=max(FITTED_STEPS),
-        monitor=lambda params, k: run.experiment.problem.predict(params, inputs),
+        monitor=lambda params, k: run.experiment.problem.predict(params, grid),
     ).monitored
     axes.plot(inputs, wave(inputs), color="tab:red", label="truth")
     axes.plot(inputs, fits[0], ":", color="gray", label="before")

@@ -1,6 +1,7 @@
 """The driver of a run: dispatches, logs, checkpoints, resumes, stops and evaluates."""
 
 import json
+import math
 import pathlib
 import signal
 import sys
@@ -17,10 +18,12 @@ from maml_jax import provenance
 from maml_jax.checkpoint import Checkpoints
 from maml_jax.config import default_config, differences, flatten, reference_config
 from maml_jax.errors import UsageError
-from maml_jax.experiment import Evaluation, Experiment, build
+from maml_jax.experiment import Experiment, build
 from maml_jax.metrics import MetricWriter, read_metrics
 from maml_jax.parallel import COUNTS
 from maml_jax.types import Metrics, TrainState
+
+BEST = "best_checkpoints"
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error
@@ -150,6 +153,10 @@ class _Progress:
             self._write(step)
         self._step = step
 
+    def write_validation(self, step: int, values: dict[str, float]) -> None:
+        """Logs a validation."""
+        self._writer.write(step, values)
+
     def _write(self, step: int) -> None:
         seconds = time.perf_counter() - self._started
         means = {n: v if n in COUNTS else v / self._steps for n, v in self._sums.items()}
@@ -161,6 +168,35 @@ class _Progress:
         """Leaves the bar standing and flushes the log."""
         self._bar.close()
         self._writer.close()
+
+
+class _Selection:
+    """Keeps the parameters with the best validation so far, in workdir/best_checkpoints."""
+
+    def __init__(self, experiment: Experiment, workdir: pathlib.Path, step: int) -> None:
+        self._experiment = experiment
+        self._checkpoints = Checkpoints(workdir, keep=1, name=BEST)
+        scores = [
+            line["validation_score"]
+            for line in read_metrics(workdir)
+            if "validation_score" in line and line["step"] <= step
+        ]
+        self._best = max(scores, default=-math.inf)
+
+    def validate(self, state: TrainState, progress: _Progress) -> None:
+        """Scores the state by accuracy, or by −loss where there is none, after the last step."""
+        evaluation = self._experiment.evaluate(state.meta_params, "validation")
+        last = {name: float(est.mean[-1]) for name, est in evaluation.estimates.items()}
+        score = last.get("accuracy", -last["loss"])
+        values = {f"validation_{name}": value for name, value in last.items()}
+        progress.write_validation(int(state.step), values | {"validation_score": score})
+        if score > self._best:
+            self._best = score
+            self._checkpoints.save(state)
+
+    def close(self) -> None:
+        """Waits for writes under way."""
+        self._checkpoints.close()
 
 
 def train(experiment: Experiment, workdir: pathlib.Path) -> TrainState:
@@ -181,6 +217,7 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> TrainState:
         )
     step = int(state.step)
     progress = _Progress(config, workdir, step)
+    selection = _Selection(experiment, workdir, step)
     try:
         with _stop_requests() as received:
             while step < config.num_meta_steps:
@@ -189,6 +226,9 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> TrainState:
                 progress.update(stop, metrics)
                 _check_finite(state, config, checkpoints)
                 done = stop == config.num_meta_steps
+                every = config.eval.validation_every
+                if every and (done or _crossed(step, stop, every)):
+                    selection.validate(state, progress)
                 if received or done or _crossed(step, stop, config.checkpoint.every):
                     checkpoints.save(state)
                 if received and not done:
@@ -196,6 +236,7 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> TrainState:
                 step = stop
     finally:
         progress.close()
+        selection.close()
         checkpoints.close()
     return state
 
@@ -211,12 +252,12 @@ def _check_finite(state: TrainState, config: ConfigDict, checkpoints: Checkpoint
         )
 
 
-def evaluation_record(experiment: Experiment, step: int, evaluation: Evaluation) -> dict[str, Any]:
+def _evaluate_state(experiment: Experiment, state: TrainState) -> dict[str, Any]:
     """What is kept of an evaluation: one JSON object."""
-    config = experiment.config
+    config, evaluation = experiment.config, experiment.evaluate(state.meta_params)
     record: dict[str, Any] = {
         "algorithm": config.algorithm,
-        "meta_step": step,
+        "meta_step": int(state.step),
         "seed": config.seed,
         **{name: config.eval[name] for name in ("num_episodes", "shots", "query_shots")},
         "num_steps": config.eval.num_steps,
@@ -232,8 +273,7 @@ def evaluation_record(experiment: Experiment, step: int, evaluation: Evaluation)
 def evaluate_run(workdir: pathlib.Path, overrides: dict[str, Any]) -> dict[str, Any]:
     """Evaluates the newest state of a run with other values in its `eval` section."""
     experiment, state = load_run(workdir, overrides)
-    evaluation = experiment.evaluate(state.meta_params)
-    return evaluation_record(experiment, int(state.step), evaluation) | provenance.describe()
+    return _evaluate_state(experiment, state) | provenance.describe()
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
@@ -256,9 +296,14 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[
     open_workdir(config, workdir)
     state = train(experiment, workdir)
     started = time.perf_counter()
-    record = evaluation_record(experiment, int(state.step), experiment.evaluate(state.meta_params))
+    record = _evaluate_state(experiment, state)
+    best = Checkpoints(workdir, keep=1, name=BEST)
+    selected = best.restore(state)
+    best.close()
+    if selected is not None:
+        record["selected"] = _evaluate_state(experiment, selected)
     record |= {
-        "train_seconds": round(sum(line["seconds"] for line in read_metrics(workdir)), 1),
+        "train_seconds": round(sum(line.get("seconds", 0) for line in read_metrics(workdir)), 1),
         "evaluate_seconds": round(time.perf_counter() - started, 1),
         **provenance.describe(),
     }

@@ -1,6 +1,7 @@
 """One meta-step: draw tasks, adapt each, average their meta-gradients, move the meta-parameters."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -40,27 +41,31 @@ def _select(condition: Array, yes: PyTree, no: PyTree) -> PyTree:
 def _batch_objective(
     task_objective: TaskObjective,
     sample_episode: EpisodeSampler,
+    prepare: Callable[[PyTree], Any],
     state: TrainState,
     task_indices: Array,
+    episodes: PyTree,
     all_reduce: Callable[[PyTree], PyTree],
     chunk: int | None,
 ) -> MetaObjective:
     """The meta-objective over this step's tasks; tasks with non-finite values or gradients drop."""
     keys = task_keys(state.key, state.step, task_indices)
 
-    def of_task(meta_params: MetaParams, key: Array) -> tuple[Array, PyTree]:
+    def of_task(meta_params: MetaParams, key: Array, raw: PyTree) -> tuple[Array, PyTree]:
         episode_key, objective_key = jax.random.split(key)
-        episode = sample_episode(episode_key)
+        episode = sample_episode(episode_key) if raw is None else prepare(raw)
         return task_objective(meta_params, episode, objective_key, state.step, state.extras)
 
-    def mean_over_finite(per_task: Callable[[Array], PyTree]) -> PyTree:
-        def guarded(key: Array) -> tuple[PyTree, Array, Array]:
-            result = per_task(key)
+    def mean_over_finite(per_task: Callable[[Array, PyTree], PyTree]) -> PyTree:
+        def guarded(key: Array, raw: PyTree) -> tuple[PyTree, Array, Array]:
+            result = per_task(key, raw)
             finite = all_finite(result)
             zeros = jax.tree.map(jnp.zeros_like, result)
             return _select(finite, result, zeros), finite.astype(jnp.float32), jnp.float32(1)
 
-        total, number_finite, number = all_reduce(sum_over_tasks(guarded, keys, chunk=chunk))
+        total, number_finite, number = all_reduce(
+            sum_over_tasks(guarded, keys, episodes, chunk=chunk)
+        )
         # 0/0 = NaN where no task is finite: the outer step then skips its update.
         mean = jax.tree.map(lambda leaf: leaf / number_finite.astype(leaf.dtype), total)
         return mean, number - number_finite
@@ -70,12 +75,12 @@ def _batch_objective(
         return loss, ({**metrics, "loss": loss, "nonfinite_tasks": dropped}, extras)
 
     def value(meta_params: MetaParams) -> tuple[Array, PyTree]:
-        (loss, aux), dropped = mean_over_finite(lambda key: of_task(meta_params, key))
+        (loss, aux), dropped = mean_over_finite(partial(of_task, meta_params))
         return with_metrics(loss, aux, dropped)
 
     def value_and_grad(meta_params: MetaParams) -> tuple[tuple[Array, PyTree], MetaParams]:
         gradient = jax.value_and_grad(of_task, has_aux=True)
-        ((loss, aux), grads), dropped = mean_over_finite(lambda key: gradient(meta_params, key))
+        ((loss, aux), grads), dropped = mean_over_finite(partial(gradient, meta_params))
         return with_metrics(loss, aux, dropped), grads
 
     return MetaObjective(value, value_and_grad)
@@ -86,6 +91,7 @@ def make_train_step(
     objective: TaskObjective,
     outer: OuterStep,
     *,
+    prepare: Callable[[PyTree], Any] = lambda episode: episode,
     tasks_per_chunk: int | None = None,
 ) -> TrainStep:
     """A meta-step over given tasks; it knows of no device.
@@ -94,19 +100,31 @@ def make_train_step(
       sample_episode: key -> (support, query).
       objective: of one task, see `make_objective`.
       outer: see `optax_outer`.
+      prepare: what is done on the device to an episode that the host gathered.
       tasks_per_chunk: None vmaps all tasks of a device at once; a number vmaps that many at a time
         and accumulates their gradients, which bounds memory.
 
     Returns:
-      train_step(state, task_indices, all_reduce=identity) -> (state, metrics), with task_indices
-      the global indices [B] of the tasks to run here and all_reduce the sum over devices.
+      train_step(state, task_indices, all_reduce=identity, episodes=None) -> (state, metrics), with
+      task_indices the global indices [B] of the tasks to run here, all_reduce the sum over devices,
+      and episodes [B, ...] where the host gathers them (None: sample_episode draws them).
     """
 
     def train_step(
-        state: TrainState, task_indices: Array, all_reduce: Any = lambda tree: tree
+        state: TrainState,
+        task_indices: Array,
+        all_reduce: Any = lambda tree: tree,
+        episodes: PyTree = None,
     ) -> tuple[TrainState, Metrics]:
         batch = _batch_objective(
-            objective, sample_episode, state, task_indices, all_reduce, tasks_per_chunk
+            objective,
+            sample_episode,
+            prepare,
+            state,
+            task_indices,
+            episodes,
+            all_reduce,
+            tasks_per_chunk,
         )
         # −1 is no task's index: the outer step's randomness is its own.
         outer_key = task_keys(state.key, state.step, jnp.array([-1]))[0]

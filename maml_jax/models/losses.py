@@ -1,10 +1,25 @@
 """The classification loss, and how `support` normalisation gets its reference examples."""
 
+from collections.abc import Callable
+from typing import cast
+
 import flax.linen as nn
 import jax.numpy as jnp
 import optax
 
 from maml_jax.types import Array, Episode, Examples, LossFn, Metrics, Params
+
+
+def classification_logits(model: nn.Module) -> Callable[[Params, Examples], Array]:
+    """(params, examples) -> logits [S, N], one row for each target of the examples."""
+
+    def logits_fn(params: Params, examples: Examples) -> Array:
+        inputs, targets = examples
+        num_reference = inputs.shape[0] - targets.shape[0]
+        options = {"num_reference": num_reference} if num_reference else {}
+        return cast(Array, model.apply({"params": params}, inputs, **options))
+
+    return logits_fn
 
 
 def classification_loss(model: nn.Module) -> LossFn:
@@ -32,12 +47,11 @@ def classification_loss(model: nn.Module) -> LossFn:
       Array(1., dtype=float32)
     """
 
+    logits_fn = classification_logits(model)
+
     def loss_fn(params: Params, examples: Examples, key: Array) -> tuple[Array, Metrics]:
         del key
-        inputs, targets = examples
-        num_reference = inputs.shape[0] - targets.shape[0]
-        options = {"num_reference": num_reference} if num_reference else {}
-        logits = model.apply({"params": params}, inputs, **options)
+        logits, targets = logits_fn(params, examples), examples.targets
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
         correct = jnp.argmax(logits, axis=-1) == targets
         return jnp.mean(losses), {"accuracy": jnp.mean(correct.astype(losses.dtype))}

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 
+from maml_jax.models.normalization import Normalization
 from maml_jax.types import Array
 
 INITIALIZERS = {
@@ -20,18 +21,25 @@ class MLP(nn.Module):
       hidden: widths of the hidden layers.
       outputs: width of the last layer.
       kernel_init: a name in `INITIALIZERS`; MAML's code uses `truncated_normal_0.01`.
+      normalization: `none`, or a name in `NORMALIZATIONS`, before each ReLU. Omniglot's
+        256-128-64-64 network has `batch`.
     """
 
     hidden: Sequence[int]
     outputs: int
     kernel_init: str = "he"
+    normalization: str = "none"
 
     @nn.compact
-    def __call__(self, inputs: Array) -> Array:
-        """Maps inputs [S, x] to outputs [S, y]."""
+    def __call__(self, inputs: Array, num_reference: int = 0) -> Array:
+        """Maps inputs [S, *x], flattened, to outputs [S − num_reference, y]; see `Conv4`."""
         kernel_init = INITIALIZERS[self.kernel_init]
+        hidden = inputs.reshape(inputs.shape[0], -1)
         for index, width in enumerate(self.hidden):
-            inputs = jax.nn.relu(
-                nn.Dense(width, kernel_init=kernel_init, name=f"dense_{index}")(inputs)
-            )
-        return nn.Dense(self.outputs, kernel_init=kernel_init, name="head")(inputs)
+            hidden = nn.Dense(width, kernel_init=kernel_init, name=f"dense_{index}")(hidden)
+            if self.normalization != "none":
+                norm = Normalization(self.normalization, name=f"norm_{index}")
+                hidden = norm(hidden, num_reference)
+            hidden = jax.nn.relu(hidden)
+        hidden = hidden[num_reference:]
+        return nn.Dense(self.outputs, kernel_init=kernel_init, name="head")(hidden)

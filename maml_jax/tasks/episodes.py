@@ -4,7 +4,7 @@ The indices alone are random. They are integers made from the key by integer ari
 pool on the device and a pool on the host give the same episode bit for bit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import chex
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from maml_jax.meta.tasks import task_keys
-from maml_jax.types import Array, Episode, EpisodeSampler, Examples
+from maml_jax.types import Array, Episode, EpisodeSampler, Examples, PyTree
 
 ROTATIONS = ("none", "per_class", "new_classes")
 _TURNS = 4
@@ -213,8 +213,7 @@ def make_sampler(
     shots: int,
     query_shots: int,
     rotation: str = "none",
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    prepare: Callable[[Episode], Episode] = normalise,
 ) -> EpisodeSampler:
     """key -> Episode, drawn on the device that holds the pool.
 
@@ -224,8 +223,7 @@ def make_sampler(
       shots: support images of a class.
       query_shots: query images of a class.
       rotation: `none`, `per_class` or `new_classes`, see `sample_indices`.
-      mean: per channel, in units of x/255; None subtracts nothing.
-      std: per channel, in units of x/255; None divides by nothing.
+      prepare: uint8 Episode -> Episode; bind mean and std of `normalise` where wanted.
 
     Returns:
       A pure function of the key, for use under jit and vmap, that gives inputs float32
@@ -254,7 +252,7 @@ def make_sampler(
             query_shots=query_shots,
             rotation=rotation,
         )
-        return normalise(gather(pool, indices, shots=shots, rotation=rotation), mean, std)
+        return prepare(gather(pool, indices, shots=shots, rotation=rotation))
 
     return sample_episode
 
@@ -333,3 +331,20 @@ def host_episodes(
             pool, key, task_indices, shots, rotation, ways=ways, query_shots=query_shots
         )
     )
+
+
+class HostFeed:
+    """Meta-batches from the host in the order of meta-steps, gathered ahead by grain's threads."""
+
+    def __init__(self, dataset: grain.MapDataset) -> None:
+        """The dataset is indexed by meta-step: any step can be the first."""
+        self._dataset = dataset
+        self._next = -1
+
+    def __call__(self, step: int, number: int) -> PyTree:
+        """Episodes [number, B, ...] of the meta-steps from `step` on."""
+        if step != self._next:
+            self._iterator = iter(self._dataset[step:].to_iter_dataset())
+        self._next = step + number
+        episodes = [next(self._iterator) for _ in range(number)]
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *episodes)

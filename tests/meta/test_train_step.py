@@ -118,7 +118,7 @@ def test_counts_of_one_dispatch_add_up_and_means_leave_nan_out():
     assert np.isfinite(metrics["loss"])
 
 
-@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("devices", [4])
 def test_an_update_that_overflows_is_left_out(devices):
     """The gradients are finite, the new parameters are not."""
     overflow = optax.chain(optax.scale(1e30), optax.trace(0.9), optax.scale(1e30))

@@ -1,5 +1,7 @@
 """Episodes: what is drawn, how it is laid out, and that host and device draw the same."""
 
+from functools import partial
+
 import chex
 import grain
 import jax
@@ -101,10 +103,11 @@ def test_rotate_is_rot90_for_each_class(on_device):
 def test_normalisation():
     pool = make_pool()
     plain = episodes.make_sampler(pool, **SHAPE)(jax.random.key(0)).support.inputs
-    scaled = episodes.make_sampler(pool, mean=[0.5], std=[0.25], **SHAPE)(jax.random.key(0))
+    prepare = partial(episodes.normalise, mean=[0.5], std=[0.25])
+    scaled = episodes.make_sampler(pool, prepare=prepare, **SHAPE)(jax.random.key(0))
     np.testing.assert_allclose(scaled.support.inputs, (plain - 0.5) / 0.25, rtol=1e-6)
     with pytest.raises(ValueError, match="3 values for 1 channels"):
-        episodes.make_sampler(pool, mean=[0.5] * 3, **SHAPE)(jax.random.key(0))
+        episodes.normalise(scaled, mean=[0.5] * 3)
 
 
 @pytest.mark.parametrize("rotation", episodes.ROTATIONS)
