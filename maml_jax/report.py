@@ -17,8 +17,9 @@ from maml_jax.experiment import Experiment, stream_key
 from maml_jax.metrics import read_metrics
 from maml_jax.tasks import sinusoid
 from maml_jax.training import load_run
-from maml_jax.types import MetaParams
+from maml_jax.types import Array, Episode, MetaParams
 
+CONFUSION_EPISODES = 100
 FITTED_TASKS = 3
 FITTED_STEPS = (1, 5, 10)
 
@@ -116,8 +117,98 @@ def _plot_wave(axes: Any, run: Run, task: int) -> None:
     axes.plot(support.inputs, support.targets, "^", color="tab:purple", label="support")
 
 
+def accuracy_against_steps(runs: list[Run]) -> Figure:
+    """Accuracy on held-out episodes after every inner step, with 95% confidence intervals."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for run in runs:
+        percent = [100 * np.array(run.record[name]) for name in ("accuracy", "accuracy_ci95")]
+        axes.errorbar(np.arange(len(percent[0])), *percent, capsize=3, marker="o", label=run.name)
+    axes.set(xlabel="inner steps", ylabel="accuracy on query images, % (test, 95% CI)")
+    axes.legend()
+    return figure
+
+
+def _test_predictions(run: Run, number: int) -> tuple[Episode, np.ndarray]:
+    """Test episodes [number, ...] and the logits [number, K+1, Q, N] on their query images."""
+    config, problem = run.experiment.config, run.experiment.problem
+    sample = problem.sampler(config.eval.shots, config.eval.query_shots, "test")
+
+    @jax.jit
+    @jax.vmap
+    def predict(key: Array) -> tuple[Episode, Array]:
+        episode = sample(key)
+        adaptation = run.experiment.adapt_fn(
+            run.meta_params,
+            episode.support,
+            key,
+            num_steps=config.eval.num_steps,
+            monitor=lambda params, k: problem.predict(params, episode.query),
+        )
+        return episode, adaptation.monitored
+
+    episodes, logits = predict(jax.random.split(stream_key(config, "test"), number))
+    return episodes, np.asarray(logits)
+
+
+def episode_picture(runs: list[Run]) -> Figure:
+    """One test episode: support and query images, with the predictions before and after."""
+    run = runs[0]
+    config = run.experiment.config
+    episodes, logits = _test_predictions(run, 1)
+    before, after = (logits[0, step].argmax(-1) for step in (0, -1))
+    ways, shots, queries = config.task.ways, config.eval.shots, min(config.eval.query_shots, 5)
+    support = np.asarray(episodes.support.inputs[0])
+    # With normalization="support" the query inputs begin with the support images.
+    query = np.asarray(episodes.query.inputs[0])[-ways * config.eval.query_shots :]
+    columns = shots + queries
+    figure = Figure(figsize=(1.1 * columns + 1, 1.3 * ways), layout="constrained")
+    grid = figure.subplots(ways, columns, squeeze=False)
+    for way in range(ways):
+        for column in range(columns):
+            axes = grid[way, column]
+            axes.set(xticks=[], yticks=[])
+            if column < shots:
+                _show(axes, support[way * shots + column], f"class {way}")
+                continue
+            index = way * config.eval.query_shots + column - shots
+            right = "tab:green" if after[index] == way else "tab:red"
+            _show(axes, query[index], f"{before[index]} → {after[index]}", right)
+    title = "support | query: predicted class before → after adaptation"
+    figure.suptitle(title, fontsize="small")
+    return figure
+
+
+def _show(axes: Any, image: np.ndarray, title: str, color: str = "black") -> None:
+    low, high = image.min(), image.max()
+    scaled = (image - low) / max(high - low, 1e-6)
+    axes.imshow(scaled[..., 0] if image.shape[-1] == 1 else scaled, cmap="gray_r")
+    axes.set_title(title, fontsize="x-small", color=color)
+
+
+def confusion(runs: list[Run]) -> Figure:
+    """Which way is taken for which, over test episodes, after the last inner step."""
+    run = runs[0]
+    ways = run.experiment.config.task.ways
+    episodes, logits = _test_predictions(run, CONFUSION_EPISODES)
+    truth, taken = np.asarray(episodes.query.targets), logits[:, -1].argmax(-1)
+    counts = np.zeros((ways, ways))
+    np.add.at(counts, (truth.ravel(), taken.ravel()), 1)
+    figure = Figure(figsize=(5, 4), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(100 * counts / counts.sum(1, keepdims=True), cmap="Blues", vmin=0, vmax=100)
+    figure.colorbar(image, label="% of the true way's query images")
+    axes.set(xlabel="predicted way", ylabel="true way")
+    return figure
+
+
 TASK_FIGURES: dict[str, dict[str, Callable[[list[Run]], Figure]]] = {
     "sinusoid": {"fitted_waves": fitted_waves},
+    "images": {
+        "accuracy_against_steps": accuracy_against_steps,
+        "episode_picture": episode_picture,
+        "confusion": confusion,
+    },
 }
 
 
@@ -131,13 +222,21 @@ def _table(rows: list[list[str]]) -> str:
 
 
 def _results_table(runs: list[Run]) -> str:
-    last = len(runs[0].record["loss"]) - 1
-    shown = [step for step in (0, *FITTED_STEPS) if step < last] + [last]
-    rows = [["run", "inner rate", *(f"loss after {step}" for step in shown), "left out"]]
+    """One row a run, and one for its validation-selected parameters."""
+    records = [(run.name, run.record) for run in runs]
     for run in runs:
-        losses = [f"{run.record['loss'][k]:.3f} ± {run.record['loss_ci95'][k]:.3f}" for k in shown]
-        rate = f"{run.record['inner_learning_rate']:g}"
-        rows.append([run.name, rate, *losses, str(run.record["nonfinite_episodes"])])
+        if "selected" in run.record:
+            records.append((f"{run.name}, selected by validation", run.record["selected"]))
+    measure = "accuracy" if "accuracy" in runs[0].record else "loss"
+    last = len(runs[0].record[measure]) - 1
+    shown = [step for step in (0, *FITTED_STEPS) if step < last] + [last]
+    head = ["run", "meta-steps", "inner rate", *(f"{measure} after {step}" for step in shown)]
+    rows = [[*head, "left out"]]
+    for name, record in records:
+        values = [f"{record[measure][k]:.4f} ± {record[measure + '_ci95'][k]:.4f}" for k in shown]
+        rate = f"{record['inner_learning_rate']:g}"
+        left_out = str(record["nonfinite_episodes"])
+        rows.append([name, str(record["meta_step"]), rate, *values, left_out])
     return _table(rows)
 
 
