@@ -1,5 +1,7 @@
 """The classification loss, and how `support` normalisation gets its reference examples."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 import optax
@@ -37,7 +39,7 @@ def classification_loss(model: nn.Module) -> LossFn:
         inputs, targets = examples
         num_reference = inputs.shape[0] - targets.shape[0]
         options = {"num_reference": num_reference} if num_reference else {}
-        logits = model.apply({"params": params}, inputs, **options)
+        logits: Any = model.apply({"params": params}, inputs, **options)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
         correct = jnp.argmax(logits, axis=-1) == targets
         return jnp.mean(losses), {"accuracy": jnp.mean(correct.astype(losses.dtype))}
