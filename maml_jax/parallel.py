@@ -6,16 +6,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from maml_jax.errors import UsageError
 from maml_jax.meta.evaluate import Estimate, make_task_evaluation, summarise
 from maml_jax.meta.objective import AdaptFn
 from maml_jax.meta.tasks import map_tasks, task_keys
-from maml_jax.meta.train_step import TrainStep
+from maml_jax.meta.train_step import TrainStep, strong_array
 from maml_jax.types import Array, EpisodeSampler, LossFn, MetaParams, Metrics, TrainState
 
 AXIS = "devices"
 COUNTS = ("nonfinite_tasks", "skipped_updates")  # metrics that add up over meta-steps
 TrainLoop = Callable[[TrainState, int], tuple[TrainState, Metrics]]
+EvaluationFn = Callable[[MetaParams, Array], tuple[dict[str, Estimate], int]]
 
 
 def _device_list(devices: Sequence[jax.Device] | None) -> list[jax.Device]:
@@ -41,11 +45,11 @@ def make_train_loop(
       into dispatches. The state passed in is donated.
 
     Raises:
-      ValueError: B does not divide over D.
+      UsageError: B does not divide over D.
     """
     devices = _device_list(devices)
     if meta_batch_size % len(devices):
-        raise ValueError(
+        raise UsageError(
             f"meta_batch_size={meta_batch_size} does not divide over {len(devices)} devices; "
             f"use a multiple of {len(devices)}"
         )
@@ -72,35 +76,38 @@ def make_train_loop(
         devices=devices,
         donate_argnums=0,
     )
-    return lambda state, num_steps: dispatch(state, task_indices, num_steps)
+    # A fresh state and one that a dispatch returned must look alike, or the loop compiles twice.
+    replicated = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec())
+
+    def loop(state: TrainState, num_steps: int) -> tuple[TrainState, Metrics]:
+        return dispatch(jax.device_put(state, replicated), task_indices, num_steps)
+
+    return loop
 
 
-def evaluate(
+def make_evaluation(
     adapt_fn: AdaptFn,
     query_loss_fn: LossFn,
     sample_episode: EpisodeSampler,
-    meta_params: MetaParams,
-    key: Array,
     *,
     num_episodes: int = 600,
     chunk: int = 100,
     devices: Sequence[jax.Device] | None = None,
-) -> tuple[dict[str, Estimate], int]:
+) -> EvaluationFn:
     """Adapts to fixed episodes and measures the query loss (and aux) after every inner step.
 
     Args:
-      adapt_fn: `adapt` with loss, optimizer and number of steps K bound; K may differ from training.
+      adapt_fn: `adapt` with loss, optimizer and number of steps K bound; training's K or another.
       query_loss_fn: (params, query, key) -> (loss [], aux); entries of a dict aux are measured too.
       sample_episode: key -> (support, query). Episode i is drawn from (key, i): the same key gives
         the same episodes, whatever the devices or chunks.
-      meta_params: what was learned.
-      key: [], a typed PRNG key.
       num_episodes: number of episodes.
       chunk: episodes adapted at once on a device; bounds memory.
       devices: None takes all there are.
 
     Returns:
-      ({"loss": Estimate [K+1], ...}, number of episodes left out as not finite).
+      evaluation(meta_params, key) -> ({"loss": Estimate [K+1], ...}, number of episodes left out as
+      not finite). It compiles once.
     """
     devices = _device_list(devices)
     evaluate_task = make_task_evaluation(adapt_fn, query_loss_fn, sample_episode)
@@ -112,9 +119,25 @@ def evaluate(
         keys = task_keys(key, jnp.zeros((), jnp.int32), indices)
         return map_tasks(partial(evaluate_task, meta_params), keys, chunk=min(chunk, share))
 
-    per_episode = jax.pmap(run, AXIS, in_axes=(None, None, 0), devices=devices)(
-        meta_params, key, indices
-    )
-    return summarise(
-        {name: v.reshape(-1, v.shape[-1])[:num_episodes] for name, v in per_episode.items()}
-    )
+    mapped = jax.pmap(run, AXIS, in_axes=(None, None, 0), devices=devices)
+
+    def evaluation(meta_params: MetaParams, key: Array) -> tuple[dict[str, Estimate], int]:
+        per_episode = mapped(jax.tree.map(strong_array, meta_params), key, indices)
+        return summarise(
+            {name: v.reshape(-1, v.shape[-1])[:num_episodes] for name, v in per_episode.items()}
+        )
+
+    return evaluation
+
+
+def evaluate(
+    adapt_fn: AdaptFn,
+    query_loss_fn: LossFn,
+    sample_episode: EpisodeSampler,
+    meta_params: MetaParams,
+    key: Array,
+    **options: Any,
+) -> tuple[dict[str, Estimate], int]:
+    """`make_evaluation`, called once."""
+    evaluation = make_evaluation(adapt_fn, query_loss_fn, sample_episode, **options)
+    return evaluation(meta_params, key)

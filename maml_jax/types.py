@@ -42,7 +42,7 @@ class MetaParams(NamedTuple):
 class Adaptation(NamedTuple):
     """What `adapt` returns for one task."""
 
-    params: Params  # [*p], after the last step
+    params: Params  # [*p], after the last step, as the loss sees them
     losses: Array  # [K], support loss before each step; carries no gradient
     gates_on: Array  # [K], share of all parameters whose gate is > 0
     monitored: PyTree  # [K+1, ...], monitor(params, k) before each step and after the last

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.ad_checkpoint import checkpoint_name
 
-from maml_jax.inner.gradients import META_GRADIENTS
+from maml_jax.inner.gradients import META_GRADIENTS, without_closure
 from maml_jax.inner.halting import GateFn, always_on
 from maml_jax.inner.learning_rates import RateFn, broadcast
 from maml_jax.inner.optimizers import MakeOptimizer
@@ -22,6 +22,12 @@ def everything(path: str) -> bool:
     """Every parameter adapts."""
     del path
     return True
+
+
+def same_at_every_step(params: Params, k: Array) -> Params:
+    """The loss sees the parameters as they are."""
+    del k
+    return params
 
 
 def split_params(params: Params, adapts: AdaptsFn) -> tuple[Params, Params]:
@@ -64,6 +70,7 @@ def adapt(
     rates: RateFn = broadcast,
     meta_gradient: str = "exact",
     monitor: Callable[[Params, Array], PyTree] | None = None,
+    at_step: Callable[[Params, Array], Params] = same_at_every_step,
     start: int = 0,
     carry: PyTree = None,
     adapts: AdaptsFn = everything,
@@ -90,6 +97,8 @@ def adapt(
       meta_gradient: `exact`, `reverse` or `first_order` (see `maml_jax.inner.gradients`).
       monitor: (params, k) -> pytree, evaluated before each step and after the last. It carries
         gradients: multi-step losses and accuracy after every step come from it.
+      at_step: (params, k) -> what losses and monitor see of them at step k, for parameters that
+        hold a row per inner step (MAML++'s normalisation).
       start: index of the first step.
       carry: the `carry` of an earlier piece; None starts from meta_params.init.
       adapts: which parameters move, by path ("layer/kernel"); the others are held at θ.
@@ -125,27 +134,33 @@ def adapt(
         carry = (moving, optimizer.init(moving))
     chex.assert_trees_all_equal_shapes_and_dtypes(carry[0], moving)
 
-    # closure_convert turns traced values that loss_fn closes over into arguments, so that
-    # a custom derivative rule can differentiate with respect to them.
-    def loss(moving: Params, fixed: Params, support: PyTree, key: Array) -> tuple[Array, PyTree]:
-        return loss_fn(merge_params(moving, fixed), support, key)
+    def seen(moving: Params, fixed: Params, k: Array) -> Params:
+        return at_step(merge_params(moving, fixed), k)
 
-    pure_loss, closed_over = jax.closure_convert(loss, carry[0], fixed, support, key)
+    def loss(
+        moving: Params, fixed: Params, support: PyTree, key: Array, k: Array
+    ) -> tuple[Array, PyTree]:
+        return loss_fn(seen(moving, fixed, k), support, key)
+
+    first_step = jnp.asarray(start, jnp.int32)
+    pure_loss, closed_over = without_closure(loss, carry[0], fixed, support, key, first_step)
     inner_gradient = flow.inner_gradient(pure_loss)
 
     def watch(moving: Params, k: Array) -> PyTree:
-        return () if monitor is None else monitor(merge_params(moving, fixed), k)
+        return () if monitor is None else monitor(seen(moving, fixed, k), k)
 
     def step(carry: PyTree, k: Array) -> tuple[PyTree, PyTree]:
         moving, optimizer_state = carry
         step_key = jax.random.fold_in(key, k)
-        value, grads = inner_gradient(moving, fixed, support, step_key, *closed_over)
+        value, grads = inner_gradient(moving, fixed, support, step_key, k, closed_over)
         loss, aux = jax.lax.stop_gradient(value)
         grads = checkpoint_name(grads, "inner_gradient")
         gates = halting(meta_params.halting, moving, k)
-        directions, optimizer_state = optimizer.update(
+        directions, new_state = optimizer.update(
             grads, optimizer_state, moving, gate=gates, value=loss
         )
+        # A float32 hyper-parameter would promote a bfloat16 state and break the scan's carry.
+        optimizer_state = optax.tree.cast_like(new_state, optimizer_state)
         moving = jax.tree.map(
             lambda p, alpha, gate, u: p - (alpha * gate * u).astype(p.dtype),
             moving,
@@ -162,13 +177,12 @@ def adapt(
             prevent_cse=False,
             policy=jax.checkpoint_policies.save_only_these_names("inner_gradient"),
         )
-    first = watch(carry[0], jnp.asarray(start))
-    carry, (losses, aux, gates_on, watched) = jax.lax.scan(
-        step, carry, start + jnp.arange(num_steps)
-    )
+    first = watch(carry[0], first_step)
+    steps = first_step + jnp.arange(num_steps, dtype=jnp.int32)
+    carry, (losses, aux, gates_on, watched) = jax.lax.scan(step, carry, steps)
     chex.assert_shape((losses, gates_on), (num_steps,))
     return Adaptation(
-        params=merge_params(carry[0], fixed),
+        params=seen(carry[0], fixed, first_step + num_steps),
         losses=losses,
         gates_on=gates_on,
         monitored=jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, watched),

@@ -32,6 +32,32 @@ class MetaGradient(NamedTuple):
     rematerialise: bool  # recompute the step in the backward pass, keeping the inner gradients
 
 
+def without_closure(
+    fn: Callable[..., PyTree], *examples: PyTree
+) -> tuple[Callable[..., PyTree], list[Any]]:
+    """Turns all that `fn` closes over into one more argument.
+
+    A custom derivative rule sees arguments only, and a scan cannot lift what the rule closes over.
+    jax.closure_convert does so for floats alone; a loss may also close over a task index or key.
+
+    Args:
+      fn: a function of arguments like the examples.
+      *examples: arguments; their shapes and dtypes count.
+
+    Returns:
+      (pure, closed_over) with fn(*arguments) = pure(*arguments, closed_over).
+    """
+    jaxpr, shapes = jax.make_jaxpr(fn, return_shape=True)(*examples)
+    structure = jax.tree.structure(shapes)
+
+    def pure(*arguments: PyTree) -> PyTree:
+        *own, closed_over = arguments
+        flat = jax.core.eval_jaxpr(jaxpr.jaxpr, closed_over, *jax.tree.leaves(own))
+        return jax.tree.unflatten(structure, flat)
+
+    return pure, jaxpr.consts
+
+
 def reverse(loss_fn: InnerLoss) -> InnerGradient:
     """Value and gradient of `loss_fn`; its derivative is reverse-over-reverse."""
     return jax.value_and_grad(loss_fn, has_aux=True)
@@ -47,9 +73,9 @@ def first_order(loss_fn: InnerLoss) -> InnerGradient:
     return inner_gradient
 
 
-def _split_inexact(tree: PyTree) -> tuple[list[Any], Callable[[list[Any]], PyTree], list[Any]]:
+def _split_inexact(tree: PyTree) -> tuple[list[Any], Callable[..., PyTree], list[Any]]:
     """Returns the floating leaves, a function that puts others in their place, and the rest."""
-    leaves, treedef = jax.tree.flatten(tree)
+    leaves, structure = jax.tree.flatten(tree)
     inexact = [jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) for leaf in leaves]
     floats = [leaf for leaf, yes in zip(leaves, inexact, strict=True) if yes]
     discrete = [leaf for leaf, yes in zip(leaves, inexact, strict=True) if not yes]
@@ -57,8 +83,8 @@ def _split_inexact(tree: PyTree) -> tuple[list[Any], Callable[[list[Any]], PyTre
     def join(new_floats: list[Any], new_discrete: list[Any] | None = None) -> PyTree:
         float_iter = iter(new_floats)
         discrete_iter = iter(discrete if new_discrete is None else new_discrete)
-        return treedef.unflatten(
-            [next(float_iter) if yes else next(discrete_iter) for yes in inexact]
+        return jax.tree.unflatten(
+            structure, [next(float_iter) if yes else next(discrete_iter) for yes in inexact]
         )
 
     return floats, join, discrete
@@ -100,7 +126,7 @@ def mixed_mode(loss_fn: InnerLoss) -> InnerGradient:
         no_tangents = [np.zeros(jnp.shape(leaf), jax.dtypes.float0) for leaf in discrete]
         return params_bar, join(floats_bar, no_tangents)
 
-    with_mixed_mode = jax.custom_vjp(value_and_grad)
+    with_mixed_mode: Any = jax.custom_vjp(value_and_grad)
     with_mixed_mode.defvjp(forward, backward)
 
     def inner_gradient(params: PyTree, *rest: PyTree) -> tuple[tuple[Array, PyTree], PyTree]:

@@ -26,9 +26,6 @@ def broadcast(learning_rates: PyTree, params: Params, k: Array) -> PyTree:
       A tree like params with α in every leaf's dtype.
     """
     del k
-    leaf = jax.tree.structure(0)
-    if jax.tree.structure(learning_rates) == leaf:
-        return jax.tree.map(lambda p: jnp.asarray(learning_rates, p.dtype), params)
     return jax.tree.map(
         lambda alpha, below: jax.tree.map(lambda p: jnp.asarray(alpha, p.dtype), below),
         learning_rates,

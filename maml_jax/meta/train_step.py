@@ -14,12 +14,18 @@ from maml_jax.types import Array, EpisodeSampler, MetaParams, Metrics, PyTree, T
 TrainStep = Callable[..., tuple[TrainState, Metrics]]
 
 
+def strong_array(leaf: Any) -> Array:
+    """A new array without a weak type, which would make the next call compile again."""
+    return jnp.array(leaf, jnp.result_type(leaf))
+
+
 def init_state(
     meta_params: MetaParams, outer: OuterStep, key: Array, extras: PyTree = ()
 ) -> TrainState:
     """The state before the first meta-step, of arrays of its own: a train loop donates them."""
-    state = TrainState(0, meta_params, outer.init(meta_params), key, 0, extras)
-    return jax.tree.map(jnp.array, state)
+    zero = jnp.zeros((), jnp.int32)
+    state = TrainState(zero, meta_params, outer.init(meta_params), key, zero, extras)
+    return jax.tree.map(strong_array, state)
 
 
 def all_finite(tree: PyTree) -> Array:

@@ -11,7 +11,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from maml_jax.types import Array, Episode
+from maml_jax.types import Array
 
 
 class Quadratic(NamedTuple):
@@ -28,11 +28,11 @@ def loss(params: Array, quadratic: Quadratic, key: Array) -> tuple[Array, tuple[
     return 0.5 * jnp.sum(quadratic.curvature * (params - quadratic.center) ** 2), ()
 
 
-def sample_episode(key: Array, curvature: Array) -> Episode:
+def sample_episode(key: Array, curvature: Array) -> tuple[Quadratic, Quadratic]:
     """Draws a center; support and query are the same quadratic with curvature [n]."""
     center = jax.random.normal(key, curvature.shape, curvature.dtype)
     quadratic = Quadratic(curvature, center)
-    return Episode(quadratic, quadratic)
+    return quadratic, quadratic
 
 
 def adapted(params: Array, quadratic: Quadratic, learning_rate: Array, num_steps: int) -> Array:

@@ -1,0 +1,1 @@
+"""Experiment cards: paper, command, expected number, run time."""

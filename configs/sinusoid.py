@@ -1,0 +1,20 @@
+"""Few-shot sinusoid regression (Finn et al. 2017, section 5.1)."""
+
+from ml_collections import ConfigDict
+
+from maml_jax.config import default_config
+from maml_jax.errors import UsageError
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The quick default, or `paper`: 70,000 meta-steps as published."""
+    config = default_config()
+    config.references = ("pretrained", "oracle")
+    if variant == "paper":
+        config.num_meta_steps = 70_000
+        config.steps_per_dispatch = 1_000
+        config.log_every = 1_000
+        config.checkpoint.every = 10_000
+    elif variant:
+        raise UsageError(f"variant {variant!r} is unknown; use configs/sinusoid.py or :paper")
+    return config

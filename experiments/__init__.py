@@ -1,0 +1,1 @@
+"""Command-line programs: thin binaries over maml_jax."""

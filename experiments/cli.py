@@ -1,0 +1,71 @@
+"""What all binaries share: errors as one line, exit codes, checked config flags."""
+
+import pathlib
+import runpy
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from maml_jax.config import check_key
+from maml_jax.errors import UsageError
+from maml_jax.training import Interrupted
+
+
+def define_workdir() -> flags.FlagHolder:
+    """The --workdir flag."""
+    return flags.DEFINE_string(
+        "workdir", None, "folder of the run: config, checkpoints, metrics, report", required=True
+    )
+
+
+def define_config() -> flags.FlagHolder:
+    """The --config flag and --config.KEY overrides.
+
+    Cards and keys are checked here, before ml_collections, whose messages are tracebacks.
+    """
+    try:
+        for argument in sys.argv[1:]:
+            name, _, value = argument.lstrip("-").partition("=")
+            if name == "config":
+                _check_card(value)
+            elif name.startswith("config."):
+                check_key(name.removeprefix("config."))
+    except UsageError as error:
+        sys.exit(_report(error, 2))
+    return config_flags.DEFINE_config_file(
+        "config",
+        "configs/sinusoid.py",
+        "card, as configs/NAME.py or configs/NAME.py:VARIANT; --config.KEY=VALUE changes a key "
+        "(keys and defaults: maml_jax/config.py)",
+    )
+
+
+def _check_card(value: str) -> None:
+    path, _, variant = value.partition(":")
+    if not pathlib.Path(path).is_file():
+        cards = ", ".join(sorted(str(p) for p in pathlib.Path("configs").glob("[a-z]*.py")))
+        raise UsageError(f"config file {path!r} does not exist; there are: {cards}")
+    runpy.run_path(path)["get_config"](*([variant] if variant else []))
+
+
+def run(main: Callable[[list[str]], Any]) -> None:
+    """app.run, with usage errors as one line on stderr and exit code 2."""
+
+    def guarded(arguments: list[str]) -> None:
+        try:
+            main(arguments)
+        except UsageError as error:
+            sys.exit(_report(error, 2))
+        except Interrupted as stop:
+            sys.exit(_report(stop, stop.code))
+
+    logging.set_verbosity(logging.WARNING)
+    app.run(guarded)
+
+
+def _report(message: Exception, code: int) -> int:
+    print(f"{'error: ' if code == 2 else ''}{message}", file=sys.stderr)
+    return code

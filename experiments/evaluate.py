@@ -1,0 +1,34 @@
+"""Evaluates a trained run on held-out episodes; the last line of output is one JSON object.
+
+python -m experiments.evaluate --workdir=runs/sinusoid --shots=20
+"""
+
+import json
+import pathlib
+
+from absl import flags
+
+from experiments import cli
+
+_WORKDIR = cli.define_workdir()
+_OVERRIDES = {
+    "num_episodes": flags.DEFINE_integer("num_episodes", None, "held-out episodes"),
+    "shots": flags.DEFINE_integer("shots", None, "support examples to adapt on"),
+    "query_shots": flags.DEFINE_integer("query_shots", None, "query examples to measure on"),
+    "num_steps": flags.DEFINE_integer("num_steps", None, "inner steps K"),
+}
+
+
+def main(_: list[str]) -> None:
+    """Prints mean and 95% confidence interval after every inner step."""
+    from maml_jax.training import evaluate_run
+
+    overrides = {name: flag.value for name, flag in _OVERRIDES.items() if flag.value is not None}
+    record = evaluate_run(pathlib.Path(_WORKDIR.value), overrides)
+    for step, (mean, ci95) in enumerate(zip(record["loss"], record["loss_ci95"], strict=True)):
+        print(f"after {step:3d} steps: loss {mean:.4f} ± {ci95:.4f}")
+    print(json.dumps(record))
+
+
+if __name__ == "__main__":
+    cli.run(main)

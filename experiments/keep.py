@@ -1,0 +1,36 @@
+"""Keeps a finished run's record, and its references', in experiments/results/NAME.json.
+
+python -m experiments.keep --workdir=runs/sinusoid --name=sinusoid_default
+"""
+
+import json
+import pathlib
+
+from absl import flags
+
+from experiments import cli, results_io
+from maml_jax import provenance
+
+_WORKDIR = cli.define_workdir()
+_NAME = flags.DEFINE_string("name", None, "name of the result", required=True)
+
+
+def main(_: list[str]) -> None:
+    """Writes the result and prints its path."""
+    workdir = pathlib.Path(_WORKDIR.value)
+    config = json.loads((workdir / "config.json").read_text())
+    records = {
+        name or config["algorithm"]: json.loads((workdir / name / "evaluation.json").read_text())
+        for name in ("", *config["references"])
+    }
+    first = next(iter(records.values()))
+    runs = [
+        {"run": name, **{k: v for k, v in record.items() if k not in provenance.KEYS}}
+        for name, record in records.items()
+    ]
+    record = {**{key: first[key] for key in provenance.KEYS}, "config": config, "runs": runs}
+    print(results_io.write(_NAME.value, record))
+
+
+if __name__ == "__main__":
+    cli.run(main)

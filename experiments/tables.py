@@ -1,0 +1,121 @@
+"""Writes the tables of README.md from the results that the repository keeps.
+
+python -m experiments.tables
+"""
+
+import pathlib
+import re
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from absl import app
+
+from experiments import results_io
+
+README = pathlib.Path(__file__).parent.parent / "README.md"
+PUBLISHED = {"maml": (0.67, 0.38, 0.35), "pretrained": (2.41, 2.23, 2.19)}  # 5 points, 1/5/10 steps
+STEPS = (1, 5, 10)
+
+
+def _markdown(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _mean_ci(records: list[dict[str, Any]], step: int) -> str:
+    """Mean over seeds; the interval of the mean of independent estimates."""
+    mean = np.mean([record["loss"][step] for record in records])
+    ci95 = np.sqrt(np.sum([record["loss_ci95"][step] ** 2 for record in records])) / len(records)
+    return f"{mean:.3f} ± {ci95:.3f}"
+
+
+def sinusoid_paper() -> str:
+    """Shots × runs against 1, 5 and 10 inner steps."""
+    groups = defaultdict(list)
+    for record in results_io.read("sinusoid_paper")["evaluations"]:
+        groups[record["shots"], record["run"]].append(record)
+    rows = []
+    for (shots, run), records in sorted(groups.items()):
+        published = PUBLISHED.get(run) if shots == 5 else None
+        cells = [_mean_ci(records, step) for step in STEPS]
+        left_out = sum(record["nonfinite_episodes"] for record in records)
+        shown = " / ".join(map(str, published)) if published else ""
+        rows.append([str(shots), run, str(len(records)), *cells, shown, str(left_out)])
+    head = ["support points", "run", "seeds", "1 step", "5 steps", "10 steps", "published"]
+    return _markdown([*head, "tasks left out"], rows)
+
+
+def sinusoid_default() -> str:
+    """The quick default run."""
+    record = results_io.read("sinusoid_default")
+    seconds = sum(run["train_seconds"] + run["evaluate_seconds"] for run in record["runs"])
+    rows = [
+        [run["run"], *(_mean_ci([run], step) for step in STEPS), f"{run['train_seconds']:.0f} s"]
+        for run in record["runs"]
+    ]
+    table = _markdown(["run", "1 step", "5 steps", "10 steps", "training"], rows)
+    return (
+        f"{table}\n\nTraining and evaluation of all three together: {seconds:.0f} s on "
+        f"{record['hardware']}."
+    )
+
+
+def benchmark_sinusoid() -> str:
+    """Meta-steps per second of the three ways to run the sinusoid."""
+    record = results_io.read("benchmark_sinusoid")
+    speed = record["meta_steps_per_second"]
+    seconds = {name: np.array(values) for name, values in record["seconds"].items()}
+    names = {
+        "scanned": "this library, 1,000 meta-steps a dispatch",
+        "dispatched": "this library, one meta-step a dispatch",
+        "python_loop": "reverse-over-reverse Python-loop MAML in JAX, jitted",
+    }
+    rows = []
+    for name, text in names.items():
+        ratio = np.median(seconds[name] / seconds["scanned"])
+        rows.append([text, f"{speed[name]:.0f}", f"{ratio:.2f}"])
+    head = ["sinusoid, 25 tasks, K = 1", "meta-steps/s", "time relative to the first"]
+    return f"{_markdown(head, rows)}\n\n{record['hardware']}; `{record['command']}`."
+
+
+def benchmark_inner_steps() -> str:
+    """Time and temporary memory of the meta-gradient against K."""
+    rows: dict[int, dict[str, dict[str, float]]] = defaultdict(dict)
+    for row in results_io.read("benchmark_sinusoid")["against_inner_steps"]:
+        rows[row["num_steps"]][row["meta_gradient"]] = row
+    body = []
+    for number, kinds in rows.items():
+        cells = [
+            f"{kinds[kind][name]:.2f}"
+            for name in ("milliseconds", "temporary_megabytes")
+            for kind in ("exact", "reverse")
+        ]
+        body.append([str(number), *cells])
+    head = ["K", "exact, ms", "reverse, ms", "exact, MB", "reverse, MB"]
+    return _markdown(head, body)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    table.__name__: table
+    for table in (sinusoid_paper, sinusoid_default, benchmark_sinusoid, benchmark_inner_steps)
+}
+
+
+def fill(text: str) -> str:
+    """The text with every table between its markers made anew."""
+
+    def table(match: re.Match[str]) -> str:
+        return f"<!-- table: {match[1]} -->\n{TABLES[match[1]]()}\n<!-- end -->"
+
+    return re.sub(r"<!-- table: (\w+) -->\n.*?<!-- end -->", table, text, flags=re.DOTALL)
+
+
+def main(_: list[str]) -> None:
+    """Rewrites README.md."""
+    README.write_text(fill(README.read_text()))
+
+
+if __name__ == "__main__":
+    app.run(main)

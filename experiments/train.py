@@ -1,0 +1,28 @@
+"""Trains a run, or resumes it, evaluates it and writes its report.
+
+python -m experiments.train --config=configs/sinusoid.py --workdir=runs/sinusoid
+python -m experiments.train --config=configs/sinusoid.py --workdir=runs/k5 --config.seed=1
+
+The same command resumes an interrupted run. Keys and their defaults: maml_jax/config.py.
+"""
+
+import json
+
+from experiments import cli
+
+_CONFIG = cli.define_config()
+_WORKDIR = cli.define_workdir()
+
+
+def main(_: list[str]) -> None:
+    """Runs the whole job."""
+    from maml_jax.report import write_report
+    from maml_jax.training import train_and_evaluate
+
+    record = train_and_evaluate(_CONFIG.value, _WORKDIR.value)
+    print(f"report: {write_report(_WORKDIR.value)}")
+    print(json.dumps(record))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,186 @@
+"""The keys of a run, their defaults, and what values are allowed."""
+
+import difflib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from maml_jax.algorithms import ALGORITHMS
+from maml_jax.errors import UsageError
+from maml_jax.inner.gradients import META_GRADIENTS
+from maml_jax.inner.optimizers import INNER_OPTIMIZERS
+from maml_jax.models.mlp import INITIALIZERS
+
+OUTER_OPTIMIZERS = ("adam", "adamw", "sgd")
+SCHEDULES = ("constant", "cosine")
+OBJECTIVES = ("final", "multi_step")
+TASKS = ("sinusoid",)
+MODELS = ("mlp",)
+REFERENCES: dict[str, dict[str, Any]] = {
+    "pretrained": {"algorithm": "pretrained"},
+    "oracle": {"algorithm": "pretrained", "task.oracle": True},
+}
+# Keys that may change between two calls on one workdir: they do not alter the trained parameters.
+FREE_SECTIONS = ("eval", "checkpoint", "log_every", "references")
+
+
+def default_config() -> ConfigDict:
+    """Few-shot sinusoid regression; configs/ holds the cards."""
+    return ConfigDict(
+        {
+            "algorithm": "maml",
+            "seed": 0,
+            "num_meta_steps": 20_000,
+            "meta_batch_size": 25,
+            "tasks_per_chunk": 0,  # 0: all tasks of a device at once
+            "steps_per_dispatch": 500,
+            "log_every": 500,
+            "references": (),  # baselines trained into workdir/NAME beside the run
+            "task": {"name": "sinusoid", "shots": 10, "query_shots": 10, "oracle": False},
+            "model": {"name": "mlp", "hidden": (40, 40), "kernel_init": "truncated_normal_0.01"},
+            "inner": {
+                "num_steps": 1,  # K
+                "optimizer": "sgd",
+                "learning_rate": 0.01,  # α
+                "momentum": 0.9,  # of heavy_ball and nesterov
+                "meta_gradient": "auto",  # auto: the algorithm's own
+            },
+            "outer": {
+                "optimizer": "adam",
+                "learning_rate": 1e-3,
+                "schedule": "constant",
+                "weight_decay": 0.0,  # of the initialization, with adamw
+                "clip": 0.0,  # 0: no clipping; else gradient elements to ±clip
+                "objective": "final",
+                "multi_step_anneal": 10_000,  # meta-steps
+                "max_nonfinite": 100,  # skipped updates after which the run stops
+            },
+            "eval": {
+                "num_episodes": 2_000,
+                "shots": 5,
+                "query_shots": 100,
+                "num_steps": 10,
+                "chunk": 100,
+            },
+            "checkpoint": {"every": 5_000, "keep": 2},
+        }
+    )
+
+
+def _is_one_of(names: Any) -> tuple[Callable[[Any], bool], str]:
+    return (lambda value: value in names), "one of " + ", ".join(names)
+
+
+_AT_LEAST_0 = (lambda value: value >= 0), "0 or more"
+_AT_LEAST_1 = (lambda value: value >= 1), "1 or more"
+_POSITIVE = (lambda value: 0 < value < float("inf")), "a positive number"
+
+_ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "algorithm": _is_one_of(ALGORITHMS),
+    "seed": ((lambda value: 0 <= value < 2**32), "0 to 2^32 - 1"),
+    "num_meta_steps": _AT_LEAST_1,
+    "meta_batch_size": _AT_LEAST_1,
+    "tasks_per_chunk": _AT_LEAST_0,
+    "steps_per_dispatch": _AT_LEAST_1,
+    "log_every": _AT_LEAST_1,
+    "references": (
+        (lambda value: set(value) <= set(REFERENCES)),
+        "a tuple of names out of " + ", ".join(REFERENCES),
+    ),
+    "task.name": _is_one_of(TASKS),
+    "task.shots": _AT_LEAST_1,
+    "task.query_shots": _AT_LEAST_1,
+    "model.name": _is_one_of(MODELS),
+    "model.hidden": (
+        (lambda value: all(isinstance(width, int) and width > 0 for width in value)),
+        "a tuple of positive widths",
+    ),
+    "model.kernel_init": _is_one_of(INITIALIZERS),
+    "inner.num_steps": _AT_LEAST_0,
+    "inner.optimizer": _is_one_of(INNER_OPTIMIZERS),
+    "inner.learning_rate": _POSITIVE,
+    "inner.momentum": ((lambda value: 0 <= value < 1), "in [0, 1)"),
+    "inner.meta_gradient": _is_one_of(("auto", *META_GRADIENTS)),
+    "outer.optimizer": _is_one_of(OUTER_OPTIMIZERS),
+    "outer.learning_rate": _POSITIVE,
+    "outer.schedule": _is_one_of(SCHEDULES),
+    "outer.weight_decay": _AT_LEAST_0,
+    "outer.clip": _AT_LEAST_0,
+    "outer.objective": _is_one_of(OBJECTIVES),
+    "outer.multi_step_anneal": _AT_LEAST_1,
+    "outer.max_nonfinite": _AT_LEAST_0,
+    "eval.num_episodes": _AT_LEAST_1,
+    "eval.shots": _AT_LEAST_1,
+    "eval.query_shots": _AT_LEAST_1,
+    "eval.num_steps": _AT_LEAST_0,
+    "eval.chunk": _AT_LEAST_1,
+    "checkpoint.every": _AT_LEAST_1,
+    "checkpoint.keep": _AT_LEAST_1,
+}
+
+
+def flatten(config: ConfigDict | dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields (dotted key, value) of every leaf."""
+    for key, value in config.items():
+        if isinstance(value, ConfigDict | dict):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def check_key(key: str) -> None:
+    """Raises a UsageError that names the nearest key where `key` is unknown."""
+    known = [name for name, _ in flatten(default_config())]
+    if key not in known:
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+        raise UsageError(f"unknown config key {key!r}; did you mean {near!r}?")
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks every key, type and value.
+
+    Raises:
+      UsageError: names the key, its value and what is allowed.
+    """
+    defaults = dict(flatten(default_config()))
+    values = dict(flatten(config))
+    for key, value in values.items():
+        check_key(key)
+        expected = type(defaults[key])
+        if type(value) is not expected and not (expected is float and type(value) is int):
+            raise UsageError(
+                f"{key}={value!r} is of type {type(value).__name__}; give {expected.__name__}"
+            )
+    for key in defaults:
+        if key not in values:
+            raise UsageError(f"the config lacks the key {key!r}; start from default_config()")
+    for key, (allowed, description) in _ALLOWED.items():
+        if not allowed(values[key]):
+            raise UsageError(f"{key}={values[key]!r} is not allowed; use {description}")
+    if values["outer.objective"] == "multi_step" and values["inner.num_steps"] == 0:
+        raise UsageError("outer.objective='multi_step' needs inner.num_steps of 1 or more, not 0")
+    if values["outer.weight_decay"] and values["outer.optimizer"] != "adamw":
+        raise UsageError(
+            f"outer.weight_decay={values['outer.weight_decay']} has no effect with "
+            f"outer.optimizer={values['outer.optimizer']!r}; use 'adamw' or set it to 0"
+        )
+
+
+def reference_config(config: ConfigDict, name: str) -> ConfigDict:
+    """The config of a baseline trained beside the run: all but algorithm and inputs the same."""
+    reference = ConfigDict(config.to_dict())
+    reference.update_from_flattened_dict(REFERENCES[name])
+    reference.references = ()
+    reference.outer.objective = "final"
+    return reference
+
+
+def differences(new: dict[str, Any], old: dict[str, Any]) -> list[str]:
+    """Keys, free ones apart, whose values differ: "key: old -> new"."""
+    before, after = dict(flatten(old)), dict(flatten(new))
+    return [
+        f"{key}: {before.get(key)} -> {after.get(key)}"
+        for key in sorted(before.keys() | after.keys())
+        if key.split(".")[0] not in FREE_SECTIONS and before.get(key) != after.get(key)
+    ]

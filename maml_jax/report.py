@@ -1,0 +1,177 @@
+"""A run's report: report.html with figures, made from what the run left in its workdir."""
+
+import html
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from maml_jax.config import flatten
+from maml_jax.experiment import Experiment, stream_key
+from maml_jax.metrics import read_metrics
+from maml_jax.tasks import sinusoid
+from maml_jax.training import load_run
+from maml_jax.types import MetaParams
+
+FITTED_TASKS = 3
+FITTED_STEPS = (1, 5, 10)
+
+
+class Run(NamedTuple):
+    """A trained run, or one of its references."""
+
+    name: str
+    experiment: Experiment
+    meta_params: MetaParams
+    record: dict[str, Any]  # evaluation.json
+    metrics: list[dict[str, Any]]  # lines of metrics.jsonl
+
+
+def load(workdir: pathlib.Path, name: str = "") -> Run:
+    """Reads a finished run.
+
+    Raises:
+      UsageError: there is no run or no readable checkpoint in workdir.
+    """
+    experiment, state = load_run(workdir)
+    record = json.loads((workdir / "evaluation.json").read_text())
+    return Run(
+        name or experiment.config.algorithm,
+        experiment,
+        state.meta_params,
+        record,
+        list(read_metrics(workdir)),
+    )
+
+
+def learning_curve(runs: list[Run]) -> Figure:
+    """Query loss of the training tasks against meta-steps."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for run in runs:
+        axes.plot(
+            [line["step"] for line in run.metrics],
+            [line["query_loss"] for line in run.metrics],
+            label=run.name,
+        )
+    axes.set(xlabel="meta-step", ylabel="query loss after adaptation (training)", yscale="log")
+    axes.legend()
+    return figure
+
+
+def loss_against_steps(runs: list[Run]) -> Figure:
+    """Query loss on held-out tasks after every inner step, with 95% confidence intervals."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for run in runs:
+        mean, ci95 = np.array(run.record["loss"]), np.array(run.record["loss_ci95"])
+        steps = np.arange(len(mean))
+        axes.errorbar(steps, mean, ci95, capsize=3, marker="o", label=run.name)
+    axes.set(xlabel="inner steps", ylabel="query loss (test, 95% CI)", yscale="log")
+    axes.legend()
+    return figure
+
+
+def fitted_waves(runs: list[Run]) -> Figure:
+    """A few held-out waves as each network fits them before and after 1, 5 and 10 steps."""
+    runs = [run for run in runs if not run.experiment.config.task.oracle]
+    figure = Figure(figsize=(5 * len(runs), 3 * FITTED_TASKS), layout="constrained")
+    grid = figure.subplots(FITTED_TASKS, len(runs), squeeze=False, sharex=True, sharey="row")
+    for column, run in enumerate(runs):
+        for row in range(FITTED_TASKS):
+            _plot_wave(grid[row, column], run, row)
+        grid[0, column].set_title(f"{run.name}, {run.record['shots']} support points")
+    grid[0, -1].legend(loc="upper right", fontsize="x-small")
+    return figure
+
+
+def _plot_wave(axes: Any, run: Run, task: int) -> None:
+    key = jax.random.fold_in(stream_key(run.experiment.config, "test"), task)
+    wave_key, support_key = jax.random.split(key)
+    wave = sinusoid.sample_wave(wave_key)
+    low, high = sinusoid.INPUT
+    shape = (run.record["shots"], 1)
+    support = sinusoid.examples(wave, jax.random.uniform(support_key, shape, float, low, high))
+    inputs = jnp.linspace(low, high, 200)[:, None]
+    meta_params = run.meta_params._replace(learning_rates=run.record["inner_learning_rate"])
+    fits = run.experiment.adapt_fn(
+        meta_params,
+        support,
+        key,
+        num_steps=max(FITTED_STEPS),
+        monitor=lambda params, k: run.experiment.problem.predict(params, inputs),
+    ).monitored
+    axes.plot(inputs, wave(inputs), color="tab:red", label="truth")
+    axes.plot(inputs, fits[0], ":", color="gray", label="before")
+    for step, shade in zip(FITTED_STEPS, (0.4, 0.7, 1.0), strict=True):
+        plural = "s" if step > 1 else ""
+        axes.plot(inputs, fits[step], color="tab:green", alpha=shade, label=f"{step} step{plural}")
+    axes.plot(support.inputs, support.targets, "^", color="tab:purple", label="support")
+
+
+TASK_FIGURES: dict[str, dict[str, Callable[[list[Run]], Figure]]] = {
+    "sinusoid": {"fitted_waves": fitted_waves},
+}
+
+
+def _table(rows: list[list[str]]) -> str:
+    head, *body = rows
+    cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
+    lines = [f"<tr>{cells}</tr>"]
+    for row in body:
+        lines.append("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>")
+    return "<table>\n" + "\n".join(lines) + "\n</table>"
+
+
+def _results_table(runs: list[Run]) -> str:
+    last = len(runs[0].record["loss"]) - 1
+    shown = [step for step in (0, *FITTED_STEPS) if step < last] + [last]
+    rows = [["run", "inner rate", *(f"loss after {step}" for step in shown), "left out"]]
+    for run in runs:
+        losses = [f"{run.record['loss'][k]:.3f} ± {run.record['loss_ci95'][k]:.3f}" for k in shown]
+        rate = f"{run.record['inner_learning_rate']:g}"
+        rows.append([run.name, rate, *losses, str(run.record["nonfinite_episodes"])])
+    return _table(rows)
+
+
+def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
+    """Writes workdir/report.html and its PNGs.
+
+    Returns:
+      The path of the report.
+
+    Raises:
+      UsageError: workdir holds no trained run.
+    """
+    matplotlib.use("agg")
+    workdir = pathlib.Path(workdir)
+    run = load(workdir)
+    config = run.experiment.config
+    runs = [run, *(load(workdir / name, name) for name in config.references)]
+    figures: dict[str, Callable[[list[Run]], Figure]] = {
+        "learning_curve": learning_curve,
+        "loss_against_steps": loss_against_steps,
+        **TASK_FIGURES.get(config.task.name, {}),
+    }
+    images = []
+    for name, draw in figures.items():
+        draw(runs).savefig(workdir / f"{name}.png", dpi=120)
+        images.append(f'<h2>{name.replace("_", " ").capitalize()}</h2><img src="{name}.png">')
+    settings = [["key", "value"], *([key, repr(value)] for key, value in flatten(config))]
+    title = f"{config.algorithm} on {config.task.name}, {run.record['meta_step']} meta-steps"
+    episodes = f"{run.record['num_episodes']} held-out episodes, mean ± 95% confidence interval."
+    path = workdir / "report.html"
+    path.write_text(
+        "<!doctype html><meta charset=utf-8><style>body{font:16px sans-serif;max-width:70em;"
+        "margin:2em auto}td,th{padding:.2em .8em;text-align:left}img{max-width:100%}</style>"
+        f"<title>{title}</title><h1>{title}</h1><p>{episodes}</p>{_results_table(runs)}"
+        f"{''.join(images)}<h2>Config</h2><p><code>{html.escape(run.record['command'])}</code></p>"
+        f"{_table(settings)}\n"
+    )
+    return path

@@ -1,0 +1,157 @@
+"""Small problems, textbook updates and finite differences that the contract tests share."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from maml_jax import Examples, MetaParams, as_direction
+from maml_jax.inner.optimizers import INNER_OPTIMIZERS
+
+OPTIMIZERS = {**INNER_OPTIMIZERS, "rmsprop": as_direction(optax.rmsprop(0.1, eps=1e-6))}
+# Small programs compile three times as fast without XLA's optimizations.
+FAST = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+jit = partial(jax.jit, compiler_options=FAST)
+META_GRADIENTS = ("exact", "reverse", "first_order")
+GRID = [(name, flow) for name in OPTIMIZERS for flow in META_GRADIENTS]
+# Every optimizer and every meta-gradient at least once, where the whole grid would take too long.
+CROSS = [(name, flow) for name, flow in GRID if name == "heavy_ball" or flow == "exact"]
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    with jax.enable_x64(True):
+        yield
+
+
+def assert_close(actual: Any, expected: Any, rtol: float = 1e-9, atol: float = 1e-12) -> None:
+    chex.assert_trees_all_close(actual, expected, rtol=rtol, atol=atol)
+
+
+def assert_bits_equal(actual: Any, expected: Any) -> None:
+    chex.assert_trees_all_equal_shapes_and_dtypes(actual, expected)
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def assert_moves(tree: Any) -> None:
+    """Every leaf has a gradient that is not zero: comparisons with it mean something."""
+    for leaf in jax.tree.leaves(tree):
+        assert np.abs(leaf).max() > 1e-6
+
+
+def central_differences(fn: Callable[[Any], jax.Array], at: Any, eps: float = 1e-5) -> Any:
+    """∂fn/∂at of a scalar function over a pytree of float64 leaves."""
+    flat, unravel = ravel_pytree(at)
+    shifts = eps * jnp.eye(flat.size)
+    flat_fn = jit(jax.vmap(lambda x: fn(unravel(x))))
+    return unravel((flat_fn(flat + shifts) - flat_fn(flat - shifts)) / (2 * eps))
+
+
+def strong(value: float) -> jax.Array:
+    """A scalar without a weak type, as a learned one is."""
+    return jnp.asarray(value, jnp.result_type(float))
+
+
+def net_params(hidden: int = 3) -> dict[str, Any]:
+    """Parameters of a 1-hidden-1 network."""
+    body_key, head_key = jax.random.split(jax.random.key(3))
+    return {
+        "body": {"kernel": jax.random.normal(body_key, (1, hidden))},
+        "head": {"kernel": jax.random.normal(head_key, (hidden, 1))},
+    }
+
+
+def net(params: Any, inputs: jax.Array) -> jax.Array:
+    """[S, 1] -> [S, 1]; tanh, so that finite differences hold."""
+    return jnp.tanh(inputs @ params["body"]["kernel"]) @ params["head"]["kernel"]
+
+
+def regression_loss(params: Any, data: Examples, key: Any) -> tuple[jax.Array, dict[str, Any]]:
+    del key
+    errors = net(params, data.inputs) - data.targets
+    return jnp.mean(errors**2), {"mae": jnp.mean(jnp.abs(errors))}
+
+
+def noisy_loss(params: Any, data: Examples, key: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
+    """Regression from shifted inputs: another loss at every inner step."""
+    shift = (jax.random.key_data(key)[-1] % 1000).astype(data.inputs.dtype) / 2000
+    return regression_loss(params, data._replace(inputs=data.inputs + shift), key)
+
+
+def regression_data(seed: int = 0, size: int = 4) -> Examples:
+    inputs = jax.random.uniform(jax.random.key(seed), (size, 1), minval=-2, maxval=2)
+    return Examples(inputs, jnp.sin(2 * inputs))
+
+
+def regression_episode(key: jax.Array) -> tuple[Examples, Examples]:
+    """A wave of random frequency, (support, query) of 4 examples each."""
+    frequency_key, *keys = jax.random.split(key, 3)
+    frequency = jax.random.uniform(frequency_key, minval=1, maxval=3)
+    inputs = [jax.random.uniform(k, (4, 1), minval=-2, maxval=2) for k in keys]
+    return tuple(Examples(x, jnp.sin(frequency * x)) for x in inputs)
+
+
+def toy_gates(halting: Any, params: Any, k: jax.Array) -> Any:
+    """Soft gates σ(κ − k), κ per tensor."""
+    return jax.tree.map(lambda kappa, p: jax.nn.sigmoid(kappa - k).astype(p.dtype), halting, params)
+
+
+def meta_params(name: str = "heavy_ball", *, per_tensor: bool = False) -> MetaParams:
+    """Meta-parameters for the optimizer of this name; every field can be learned."""
+    init = net_params()
+    rate = 0.4 if name == "rmsprop" else 0.05
+    rates = jax.tree.map(lambda p: rate * (1 + jnp.abs(p[0, 0])), init)
+    return MetaParams(
+        init=init,
+        halting=jax.tree.map(lambda p: 0.5 + jnp.abs(p[0, 0]), init),
+        learning_rates=rates if per_tensor else strong(rate),
+        optimizer={"momentum": strong(0.7)},
+    )
+
+
+def textbook_direction(name: str, mu: Any, memory: Any, g: Any, t: int) -> tuple[Any, Any]:
+    """Direction and new memory (two zeros before step t = 1) as the papers write them."""
+    first, second = memory
+    if name in ("heavy_ball", "nesterov"):
+        first = g + mu * first
+        return (first if name == "heavy_ball" else g + mu * first), (first, second)
+    if name == "adam":
+        first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g**2
+        scale = jnp.sqrt(second / (1 - 0.999**t) + 1e-8) + 1e-8
+        return first / (1 - 0.9**t) / scale, (first, second)
+    if name == "rmsprop":
+        second = 0.9 * second + 0.1 * g**2
+        return 0.1 * g / jnp.sqrt(second + 1e-6), (first, second)
+    return g, memory
+
+
+def textbook_adapt(
+    name: str, loss_fn: Any, meta: MetaParams, support: Any, key: jax.Array, num_steps: int,
+    *, constant_gradient: bool = False, gates: Any = None,
+) -> list[Any]:  # fmt: skip
+    """The parameters before each step and after the last: MAML as a Python loop."""
+    trajectory = [meta.init]
+    leaves, treedef = jax.tree.flatten(meta.init)
+    memories = [(jnp.zeros_like(leaf), jnp.zeros_like(leaf)) for leaf in leaves]
+    shared = jnp.ndim(meta.learning_rates) == 0 if not isinstance(meta.learning_rates, dict) else 0
+    rates = [meta.learning_rates] * len(leaves) if shared else jax.tree.leaves(meta.learning_rates)
+    for k in range(num_steps):
+        step_key = jax.random.fold_in(key, k)
+        grads = jax.grad(lambda p, s=step_key: loss_fn(p, support, s)[0])(trajectory[-1])
+        if constant_gradient:
+            grads = jax.lax.stop_gradient(grads)
+        for i, g in enumerate(jax.tree.leaves(grads)):
+            mu = meta.optimizer["momentum"]
+            direction, memories[i] = textbook_direction(name, mu, memories[i], g, k + 1)
+            gate = 1.0 if gates is None else jax.nn.sigmoid(jax.tree.leaves(meta.halting)[i] - k)
+            leaves[i] = leaves[i] - rates[i] * gate * direction
+        trajectory.append(treedef.unflatten(leaves))
+    return trajectory

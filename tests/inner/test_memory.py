@@ -1,0 +1,39 @@
+"""Temporary memory of a meta-gradient, read off the compiled program."""
+
+import jax
+import jax.numpy as jnp
+
+from maml_jax import MetaParams, adapt, heavy_ball, sgd
+from tests.inner.problems import net_params, regression_data, regression_loss
+
+HIDDEN, BATCH = 32, 512
+PARAMS_BYTES = 4 * 2 * HIDDEN  # |θ|, float32
+ACTIVATION_BYTES = 4 * BATCH * HIDDEN  # one hidden layer of the support batch
+
+
+def bytes_per_step(make_optimizer, meta_gradient):
+    """Slope of temporary memory in K."""
+    support = regression_data(size=BATCH)
+    meta = MetaParams(net_params(HIDDEN), (), jnp.asarray(0.1), {"momentum": jnp.asarray(0.5)})
+
+    def temporary_bytes(num_steps):
+        def query_loss(meta):
+            adaptation = adapt(
+                regression_loss, make_optimizer, meta, support, jax.random.key(0),
+                num_steps=num_steps, meta_gradient=meta_gradient,
+            )  # fmt: skip
+            return regression_loss(adaptation.params, support, None)[0]
+
+        compiled = jax.jit(jax.grad(query_loss)).lower(meta).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    return (temporary_bytes(40) - temporary_bytes(8)) / 32
+
+
+def test_exact_keeps_states_and_gradients_but_no_activations():
+    """Per step θ_k, the momentum and the inner gradient, and room for one more."""
+    assert bytes_per_step(heavy_ball, "exact") <= 4 * PARAMS_BYTES
+
+
+def test_reverse_keeps_activations():
+    assert bytes_per_step(sgd, "reverse") >= ACTIVATION_BYTES > 10 * PARAMS_BYTES

@@ -1,0 +1,35 @@
+"""Estimates from per-episode values."""
+
+import numpy as np
+
+from maml_jax.meta.evaluate import summarise
+
+
+def test_mean_and_confidence_interval():
+    values = np.random.default_rng(0).normal(size=(600, 3))
+    estimates, dropped = summarise({"loss": values})
+    assert dropped == 0
+    np.testing.assert_allclose(estimates["loss"].mean, values.mean(axis=0))
+    ci95 = 1.96 * values.std(axis=0, ddof=1) / np.sqrt(600)
+    np.testing.assert_allclose(estimates["loss"].ci95, ci95)
+
+
+def test_an_episode_drops_from_every_name_at_once():
+    losses, accuracies = np.ones((4, 2)), np.arange(8.0).reshape(4, 2)
+    losses[1, 1], accuracies[2, 0] = np.nan, np.inf
+    estimates, dropped = summarise({"loss": losses, "accuracy": accuracies})
+    assert dropped == 2
+    np.testing.assert_allclose(estimates["accuracy"].mean, [3.0, 4.0])
+    np.testing.assert_allclose(estimates["loss"].mean, [1.0, 1.0])
+
+
+def test_no_finite_episode_is_nan_and_counted():
+    estimates, dropped = summarise({"loss": np.full((3, 2), np.nan)})
+    assert dropped == 3
+    assert np.isnan(estimates["loss"].mean).all()
+
+
+def test_one_episode_has_no_confidence_interval():
+    estimates, _ = summarise({"loss": np.ones((1, 2))})
+    np.testing.assert_array_equal(estimates["loss"].mean, [1.0, 1.0])
+    assert np.isnan(estimates["loss"].ci95).all()

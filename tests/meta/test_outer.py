@@ -1,0 +1,122 @@
+"""The outer step: what is learned, clipping, and steps that are no gradient step."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from maml_jax import MetaObjective, MetaParams, OuterResult, OuterStep, optax_outer, outer_chain
+from maml_jax.tasks import quadratic
+from tests.inner.problems import assert_bits_equal, assert_close
+from tests.inner.problems import float64 as float64
+from tests.meta.problems import fresh_meta_params, make_step, run
+
+FULL = {
+    "init": {"w": np.array([1.0, -2.0, 1e-30], np.float32)},
+    "halting": (np.array([2.0, 3.0], np.float32),),
+    "learning_rates": np.float32(0.1),
+    "optimizer": {"momentum": np.float32(0.9)},
+}
+
+
+@pytest.mark.parametrize("learned", [(), ("init",), ("halting", "optimizer"), tuple(FULL)])
+def test_fields_that_are_not_learned_stay_bit_for_bit(learned):
+    meta = jax.tree.map(jnp.asarray, MetaParams(**FULL))
+    optimizer = outer_chain({field: optax.adam(0.5) for field in learned}, clip=1.0)
+    state = optimizer.init(meta)
+    new = meta
+    for _ in range(3):
+        grads = jax.tree.map(jnp.ones_like, meta)
+        updates, state = optimizer.update(grads, state, new)
+        new = optax.apply_updates(new, updates)
+    for field in FULL:
+        if field in learned:
+            before, after = (jax.tree.leaves(getattr(m, field)) for m in (meta, new))
+            assert all(np.all(a != b) for a, b in zip(before, after, strict=True))
+        else:
+            assert_bits_equal(getattr(new, field), getattr(meta, field))
+
+
+def test_clip_clips_every_element():
+    meta = MetaParams(jnp.zeros(4), learning_rates=jnp.zeros(()))
+    optimizer = outer_chain({"init": optax.sgd(1.0), "learning_rates": optax.sgd(0.5)}, clip=10.0)
+    grads = MetaParams(jnp.array([-30.0, 5.0, 10.5, jnp.inf]), learning_rates=jnp.asarray(11.0))
+    updates, _ = optimizer.update(grads, optimizer.init(meta), meta)
+    np.testing.assert_array_equal(updates.init, [10.0, -5.0, -10.0, -10.0])
+    np.testing.assert_array_equal(updates.learning_rates, -5.0)
+
+
+def test_unknown_field_is_named():
+    with pytest.raises(ValueError, match=r"\['rates'\]; MetaParams has init, halting"):
+        outer_chain({"init": optax.sgd(1.0), "rates": optax.sgd(1.0)})
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_optax_outer_says_whether_it_applied(bad):
+    outer = optax_outer(outer_chain({"init": optax.adam(0.1)}))
+    meta = MetaParams(jnp.zeros(2))
+
+    def objective(gradient):
+        grads = MetaParams(jnp.array([gradient, 1.0]), learning_rates=0.0)
+        return MetaObjective(lambda m: (0.0, "aux"), lambda m: ((0.0, "aux"), grads))
+
+    state, key = outer.init(meta), jax.random.key(0)
+    for gradient, applied in [(1.0, True), (bad, False), (bad, False), (2.0, True)]:
+        result = outer.step(objective(gradient), meta, state, key)
+        assert result.aux == "aux"
+        assert bool(result.applied) == applied
+        if not applied:
+            assert_bits_equal(result.meta_params, meta)
+        meta, state = result.meta_params, result.outer_state
+
+
+def backtracking_step(objective, meta, state, key):
+    """Halves the step along −gradient until Armijo's condition holds on the same tasks."""
+    del key
+    (loss, aux), grads = objective.value_and_grad(meta)
+    squared = sum(jnp.sum(g**2) for g in jax.tree.leaves(grads.init))
+
+    def move(rate):
+        return meta._replace(init=meta.init - rate * grads.init)
+
+    def too_high(carry):
+        rate, trials = carry
+        return (objective.value(move(rate))[0] > loss - 0.1 * rate * squared) & (trials < 20)
+
+    rate, trials = jax.lax.while_loop(too_high, lambda c: (c[0] / 2, c[1] + 1), (64.0, 0))
+    return OuterResult(move(rate), state + trials, aux, jnp.array(True))
+
+
+LINE_SEARCH = OuterStep(lambda meta: jnp.zeros((), jnp.int32), backtracking_step)
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_line_search_fits_the_outer_step_on_any_number_of_devices():
+    curvature = jnp.array([0.5, 2.0])
+    step = make_step(
+        loss_fn=quadratic.loss,
+        sample=lambda key: quadratic.sample_episode(key, curvature),
+        outer=LINE_SEARCH,
+    )
+    start = fresh_meta_params()._replace(init=jnp.array([8.0, -6.0]))
+    options = {"outer": LINE_SEARCH, "meta": start, "dispatches": (1,) * 6}
+    results = {devices: run(step, devices=devices, **options) for devices in (1, 4)}
+    (_, first), *_, (state, last) = results[1]
+    assert state.outer_state > 0  # it did backtrack
+    assert state.skipped == 0
+    assert last["loss"] < 0.1 * first["loss"]
+    assert_close(results[4], results[1])
+
+
+def test_objective_is_deterministic_within_a_step():
+    """value and value_and_grad see the same tasks, however often they are called."""
+
+    def step(objective, meta, state, key):
+        (loss, aux), _ = objective.value_and_grad(meta)
+        losses = jnp.stack([loss, objective.value(meta)[0], objective.value(meta)[0]])
+        return OuterResult(meta, losses, aux, jnp.array(True))
+
+    outer = OuterStep(lambda meta: jnp.zeros(3), step)
+    ((state, _),) = run(make_step(outer=outer), outer=outer)
+    np.testing.assert_allclose(state.outer_state, np.full(3, state.outer_state[0]), rtol=1e-6)

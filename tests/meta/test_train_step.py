@@ -1,0 +1,154 @@
+"""The meta-step: its mean over tasks, and what it does with tasks that are not finite."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from maml_jax import OuterResult, OuterStep, init_state, optax_outer, outer_chain
+from tests.inner.problems import assert_bits_equal, assert_close, float64, jit  # noqa: F401
+from tests.meta.problems import (
+    TASKS,
+    bowl,
+    episode_keys,
+    fresh_meta_params,
+    make_step,
+    mean_gradient,
+    run,
+    sample_point,
+)
+
+
+def moved(state):
+    """The meta-gradient: the update of a unit step."""
+    return jax.tree.map(jnp.subtract, fresh_meta_params(), state.meta_params)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("chunk", [None, 1, 2, 4])
+def test_one_step_is_the_mean_of_a_loop_over_tasks(chunk):
+    ((state, metrics),) = run(make_step(tasks_per_chunk=chunk))
+    assert_close(moved(state), mean_gradient(range(TASKS)))
+    assert metrics["nonfinite_tasks"] == metrics["skipped_updates"] == 0
+    assert metrics["loss"] == metrics["query_loss"]
+    assert set(metrics) >= {"support_loss", "distance"}
+    assert state.step == 1
+
+
+def test_chunk_that_does_not_divide_is_named():
+    with pytest.raises(ValueError, match="tasks_per_chunk=3 does not divide the 8 tasks"):
+        run(make_step(tasks_per_chunk=3))
+
+
+def make_faulty_step(kind, bad_keys, **options):
+    """Tasks drawn from these keys have a loss, or only its gradient, that is not finite."""
+
+    def sample(key):
+        bad = jnp.any(jnp.all(jax.random.key_data(key) == bad_keys, axis=-1))
+        return tuple((point, bad) for point in sample_point(key))
+
+    def good_loss(params, data, key):
+        return bowl(params, data[0], key)
+
+    def faulty_loss(params, data, key):
+        point, bad = data
+        loss, aux = bowl(params, point, key)
+        if kind == "inf_gradient":
+            safe = jnp.where(bad, params - jax.lax.stop_gradient(params), 1.0)
+            return loss + jnp.where(bad, jnp.sqrt(jnp.sum(safe)), 0.0), aux
+        return loss + jnp.where(bad, jnp.nan if "nan" in kind else jnp.inf, 0.0), aux
+
+    in_support = kind == "nan_support"
+    return make_step(
+        loss_fn=faulty_loss if in_support else good_loss,
+        query_loss_fn=good_loss if in_support else faulty_loss,
+        sample=sample,
+        **options,
+    )
+
+
+KINDS = ["nan_query", "inf_query", "inf_gradient", "nan_support"]
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(
+    ("kind", "devices", "chunk"),
+    [(kind, None, None) for kind in KINDS]
+    + [("inf_gradient", None, 2), ("inf_gradient", 1, None), ("inf_gradient", 4, None)],
+)
+def test_one_task_of_eight_that_is_not_finite_is_dropped(kind, devices, chunk):
+    bad = 3
+    bad_keys = jax.random.key_data(episode_keys())[bad : bad + 1]
+    ((state, metrics),) = run(
+        make_faulty_step(kind, bad_keys, tasks_per_chunk=chunk), devices=devices
+    )
+    others = [i for i in range(TASKS) if i != bad]
+    assert_close(moved(state), mean_gradient(others))
+    assert metrics["nonfinite_tasks"] == 1
+    assert metrics["skipped_updates"] == 0 == state.skipped
+    assert np.isfinite(metrics["loss"])
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(("kind", "devices"), [(KINDS[2], 1), (KINDS[2], 4), (KINDS[3], None)])
+def test_a_step_without_finite_task_changes_nothing(kind, devices):
+    """Neither meta-parameters nor Adam's state; the next step is as if it had never been."""
+    learned = {"init": optax.adam(0.1), "learning_rates": optax.adam(0.1)}
+    outer = optax_outer(outer_chain(learned))
+    step = make_faulty_step(kind, jax.random.key_data(episode_keys()), outer=outer)
+    (first, dropped), (state, metrics) = run(step, devices=devices, outer=outer, dispatches=(1, 1))
+    assert_bits_equal(first.meta_params, jax.device_get(fresh_meta_params()))
+    assert dropped["nonfinite_tasks"] == TASKS
+    assert dropped["skipped_updates"] == first.skipped == first.step == 1
+    assert metrics["nonfinite_tasks"] == metrics["skipped_updates"] == 0
+    assert state.skipped == 1
+    optimizer, meta = outer_chain(learned), fresh_meta_params()
+    grads = mean_gradient(range(TASKS), step=1)
+    updates, _ = optimizer.update(grads, optimizer.init(meta), meta)
+    assert_close(state.meta_params, optax.apply_updates(meta, updates))
+
+
+def test_counts_of_one_dispatch_add_up_and_means_leave_nan_out():
+    step = make_faulty_step("nan_query", jax.random.key_data(episode_keys()))
+    ((state, metrics),) = run(step, devices=1, dispatches=(3,))
+    assert metrics["nonfinite_tasks"] == TASKS
+    assert metrics["skipped_updates"] == state.skipped == 1
+    assert np.isfinite(metrics["loss"])
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_an_update_that_overflows_is_left_out(devices):
+    """The gradients are finite, the new parameters are not."""
+    overflow = optax.chain(optax.scale(1e30), optax.trace(0.9), optax.scale(1e30))
+    outer = optax_outer(outer_chain({"init": overflow}))
+    ((state, metrics),) = run(make_step(outer=outer), devices=devices, outer=outer, dispatches=(2,))
+    assert_bits_equal(state.meta_params, jax.device_get(fresh_meta_params()))
+    trace = optax.tree.get(state.outer_state, "trace")
+    assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(trace))
+    assert metrics["nonfinite_tasks"] == 0
+    assert metrics["skipped_updates"] == state.skipped == 2
+
+
+def test_init_state_owns_arrays_without_weak_types():
+    meta = fresh_meta_params()._replace(learning_rates=0.1)
+    outer = optax_outer(optax.sgd(0.1))
+    state = init_state(meta, outer, jax.random.key(0), extras={"dual": 1.0})
+    chex.assert_shape([state.step, state.skipped, state.extras["dual"]], ())
+    assert not any(leaf.weak_type for leaf in jax.tree.leaves(state._replace(key=())))
+    assert state.meta_params.init is not meta.init
+
+
+def test_extras_are_kept_from_step_to_step():
+    def count(objective, meta, state, key):
+        _, (metrics, extras) = objective.value(meta)
+        extras = {"n": extras["n"] + 1}
+        return OuterResult(meta, state, (metrics, extras), jnp.array(True))
+
+    outer = OuterStep(lambda meta: (), count)
+    step = jit(make_step(outer=outer))
+    state = init_state(fresh_meta_params(), outer, jax.random.key(0), {"n": jnp.zeros(())})
+    for _ in range(3):
+        state, _ = step(state, jnp.arange(TASKS))
+    assert state.extras["n"] == 3

@@ -1,0 +1,54 @@
+"""A tiny run, in this process or as the binaries run it."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+from ml_collections import ConfigDict
+
+from maml_jax.config import default_config
+
+ROOT = pathlib.Path(__file__).parent.parent
+TINY = {
+    "num_meta_steps": 60,
+    "meta_batch_size": 8,
+    "steps_per_dispatch": 10,
+    "log_every": 10,
+    "model.hidden": (8,),
+    "eval.num_episodes": 16,
+    "eval.query_shots": 5,
+    "eval.num_steps": 10,
+    "eval.chunk": 8,
+    "checkpoint.every": 20,
+}
+
+
+def tiny_config(**changes: object) -> ConfigDict:
+    config = default_config()
+    config.update_from_flattened_dict(
+        TINY | {key.replace("__", "."): v for key, v in changes.items()}
+    )
+    return config
+
+
+def command(module: str, *arguments: str, **changes: object) -> list[str]:
+    keys = TINY | {key.replace("__", "."): v for key, v in changes.items()}
+    overrides = [f"--config.{key}={value}" for key, value in keys.items()]
+    return [sys.executable, "-m", f"experiments.{module}", *arguments, *overrides]
+
+
+def environment(cache: pathlib.Path) -> dict[str, str]:
+    """One device, and compiled programs kept in `cache` for the next process."""
+    return os.environ | {
+        "XLA_FLAGS": "",
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+
+
+def call(arguments: list[str], cache: pathlib.Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        arguments, cwd=ROOT, env=environment(cache), capture_output=True, text=True, timeout=300
+    )

@@ -1,0 +1,160 @@
+"""Episodes: what is drawn, how it is laid out, and that host and device draw the same."""
+
+import chex
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from maml_jax.meta.tasks import task_keys
+from maml_jax.tasks import episodes
+from maml_jax.tasks.episodes import Pool
+
+CLASSES, IMAGES, SIZE = 7, 6, 4
+SHAPE = {"ways": 3, "shots": 1, "query_shots": 2}
+
+
+def make_pool(counts=None):
+    """Every image tells its class and its number in its first two pixels."""
+    images = np.random.default_rng(0).integers(
+        0, 256, (CLASSES, IMAGES, SIZE, SIZE, 1), dtype=np.uint8
+    )
+    images[:, :, 0, 0, 0] = np.arange(CLASSES)[:, None]
+    images[:, :, 0, 1, 0] = np.arange(IMAGES)
+    counts = np.full(CLASSES, IMAGES) if counts is None else np.array(counts)
+    return Pool(images, counts.astype(np.int32))
+
+
+def draw(number, counts, **options):
+    keys = jax.random.split(jax.random.key(0), number)
+    sample = jax.jit(
+        jax.vmap(lambda key: episodes.sample_indices(key, jnp.asarray(counts), **options))
+    )
+    return jax.tree.map(np.asarray, sample(keys))
+
+
+def chi_squared(counts):
+    expected = counts.sum() / counts.size
+    return ((counts - expected) ** 2 / expected).sum() / counts.size
+
+
+@pytest.mark.parametrize("rotation", episodes.ROTATIONS)
+def test_classes_and_images_are_drawn_without_replacement(rotation):
+    drawn = draw(2000, [4, 6, 3, 6, 6, 5, 3], rotation=rotation, **SHAPE)
+    chex.assert_shape(drawn.classes, (2000, 3))
+    chex.assert_shape(drawn.images, (2000, 3, 3))
+    chex.assert_type([drawn.classes, drawn.images, drawn.rotations], np.int32)
+    turned = drawn.classes + CLASSES * drawn.rotations
+    distinct = turned if rotation == "new_classes" else drawn.classes
+    assert (np.diff(np.sort(distinct), axis=1) > 0).all()
+    assert (np.diff(np.sort(drawn.images), axis=2) > 0).all()
+    assert (drawn.images < np.array([4, 6, 3, 6, 6, 5, 3])[drawn.classes][..., None]).all()
+    assert drawn.images.min() == 0
+    assert set(np.unique(drawn.rotations)) == ({0} if rotation == "none" else {0, 1, 2, 3})
+
+
+def test_ordered_draws_are_uniform():
+    drawn = draw(42_000, np.full(CLASSES, IMAGES), **SHAPE)
+    pairs = drawn.classes[:, 0] * CLASSES + drawn.classes[:, 1]
+    counts = np.bincount(pairs, minlength=CLASSES**2)
+    assert (counts[:: CLASSES + 1] == 0).all()
+    assert chi_squared(counts[counts > 0]) < 2
+    pairs = drawn.images[:, 1, 0] * IMAGES + drawn.images[:, 1, 2]
+    counts = np.bincount(pairs, minlength=IMAGES**2)
+    assert chi_squared(counts[counts > 0]) < 2
+
+
+def test_every_class_can_be_asked_for_at_once():
+    drawn = draw(50, np.full(CLASSES, IMAGES), ways=CLASSES, shots=2, query_shots=4)
+    assert (np.sort(drawn.classes) == np.arange(CLASSES)).all()
+    assert (np.sort(drawn.images) == np.arange(IMAGES)).all()
+
+
+def test_an_episode_is_class_major_and_support_and_query_share_no_image():
+    episode = episodes.make_sampler(make_pool(), **SHAPE)(jax.random.key(1))
+    chex.assert_shape(episode.support.inputs, (3, SIZE, SIZE, 1))
+    chex.assert_shape(episode.query.inputs, (6, SIZE, SIZE, 1))
+    chex.assert_type(episode.support.inputs, jnp.float32)
+    chex.assert_type([episode.support.targets, episode.query.targets], jnp.int32)
+    np.testing.assert_array_equal(episode.support.targets, [0, 1, 2])
+    np.testing.assert_array_equal(episode.query.targets, [0, 0, 1, 1, 2, 2])
+
+    def identity(examples):
+        pixels = np.rint(np.asarray(examples.inputs)[:, 0, :2, 0] * 255).astype(int)
+        return [tuple(pair) for pair in pixels]
+
+    support, query = identity(episode.support), identity(episode.query)
+    assert len(set(support + query)) == 9
+    assert [c for c, _ in query] == [c for c, _ in support for _ in range(2)]
+
+
+@pytest.mark.parametrize("on_device", [True, False])
+def test_rotate_is_rot90_for_each_class(on_device):
+    images = np.random.default_rng(0).integers(0, 256, (4, 2, 5, 5, 3), dtype=np.uint8)
+    turns = np.arange(4, dtype=np.int32)
+    arrays = (jnp.asarray(images), jnp.asarray(turns)) if on_device else (images, turns)
+    for k, turned in enumerate(np.asarray(episodes.rotate(*arrays))):
+        np.testing.assert_array_equal(turned, np.rot90(images[k], k, axes=(1, 2)))
+
+
+def test_normalisation():
+    pool = make_pool()
+    plain = episodes.make_sampler(pool, **SHAPE)(jax.random.key(0)).support.inputs
+    scaled = episodes.make_sampler(pool, mean=[0.5], std=[0.25], **SHAPE)(jax.random.key(0))
+    np.testing.assert_allclose(scaled.support.inputs, (plain - 0.5) / 0.25, rtol=1e-6)
+    with pytest.raises(ValueError, match="3 values for 1 channels"):
+        episodes.make_sampler(pool, mean=[0.5] * 3, **SHAPE)(jax.random.key(0))
+
+
+@pytest.mark.parametrize("rotation", episodes.ROTATIONS)
+def test_host_and_device_draw_the_same_episodes_bit_for_bit(rotation, tmp_path):
+    pool = make_pool([4, 6, 3, 6, 6, 5, 3])
+    np.save(tmp_path / "images.npy", pool.images)
+    mapped = Pool(np.load(tmp_path / "images.npy", mmap_mode="r"), pool.counts)
+    key, tasks = jax.random.key(7), [3, 4, 5, 6]
+    host = episodes.host_episodes(mapped, key, tasks, rotation=rotation, **SHAPE)
+    sample = episodes.make_sampler(pool, rotation=rotation, **SHAPE)
+
+    def of_task(task_key):  # as a meta-step does
+        episode_key, _ = jax.random.split(task_key)
+        return sample(episode_key)
+
+    for step in (0, 5):
+        device = jax.jit(jax.vmap(of_task))(task_keys(key, step, jnp.array(tasks)))
+        assert host[step].support.inputs.dtype == np.uint8
+        chex.assert_trees_all_equal(jax.jit(episodes.normalise)(host[step]), device)
+
+
+def test_the_host_pipeline_resumes_from_a_step_number():
+    host = episodes.host_episodes(make_pool(), jax.random.key(7), range(2), **SHAPE)
+    options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
+    resumed = iter(host[5:].to_iter_dataset(options))
+    for step in (5, 6, 7):
+        chex.assert_trees_all_equal(next(resumed), host[step])
+    dispatch = next(iter(host[4:].batch(3).to_iter_dataset(options)))
+    chex.assert_shape(dispatch.query.inputs, (3, 2, 6, SIZE, SIZE, 1))
+    chex.assert_trees_all_equal(jax.tree.map(lambda x: x[1], dispatch), host[5])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ways": 8}, "ways=8 but the pool has 7 classes"),
+        ({"ways": 29, "rotation": "new_classes"}, "pool has 28 classes"),
+        ({"shots": 3, "query_shots": 4}, "need 7 images of each class, but 7 of 7 classes"),
+        ({"shots": 0}, "each must be 1 or more"),
+        ({"rotation": "all"}, "choose from none, per_class, new_classes"),
+    ],
+)
+@pytest.mark.parametrize("make", [episodes.make_sampler, episodes.host_episodes])
+def test_what_cannot_be_drawn_is_said_at_start(make, options, message):
+    more = () if make is episodes.make_sampler else (jax.random.key(0), range(2))
+    with pytest.raises(ValueError, match=message):
+        make(make_pool(), *more, **{**SHAPE, **options})
+
+
+def test_rotation_needs_square_images():
+    pool = Pool(np.zeros((7, 6, 4, 5, 1), np.uint8), np.full(7, 6, np.int32))
+    with pytest.raises(ValueError, match="square images, not 4x5"):
+        episodes.make_sampler(pool, rotation="per_class", **SHAPE)

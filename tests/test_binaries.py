@@ -1,0 +1,49 @@
+"""The binaries as a user meets them."""
+
+import json
+import pathlib
+import subprocess
+
+import pytest
+
+from tests.runs import ROOT, call, command, environment
+
+WRONG = [
+    (["train", "--config.inner.num_stesp=3"], "unknown config key 'inner.num_stesp'; did you mean"),
+    (["train", "--config.inner.num_steps=abc"], "--config.inner.num_steps=abc"),
+    (["train", "--config.inner.learning_rate=-1"], "inner.learning_rate=-1"),
+    (["train", "--config=configs/nope.py"], "config file 'configs/nope.py' does not exist"),
+    (["train", "--config=configs/sinusoid.py:papr"], "variant 'papr' is unknown"),
+    (["evaluate"], "holds no run"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), WRONG, ids=[message for _, message in WRONG])
+def test_wrong_use_is_one_line_and_a_failing_exit(
+    tmp_path: pathlib.Path, arguments: list[str], message: str
+) -> None:
+    module, *flags = arguments
+    workdir = tmp_path / "run"
+    done = subprocess.run(
+        [*command(module)[:3], f"--workdir={workdir}", *flags],
+        cwd=ROOT,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    assert message in done.stderr.splitlines()[0]
+    assert not workdir.exists()
+
+
+def test_train_then_evaluate_print_a_json_object_last(tmp_path: pathlib.Path) -> None:
+    workdir = tmp_path / "run"
+    done = call(command("train", f"--workdir={workdir}"), tmp_path)
+    assert done.returncode == 0, done.stderr
+    trained = json.loads(done.stdout.splitlines()[-1])
+    assert (workdir / "report.html").exists()
+    evaluate = [*command("evaluate")[:3], f"--workdir={workdir}"]
+    done = call(evaluate, tmp_path)
+    assert json.loads(done.stdout.splitlines()[-1])["loss"] == trained["loss"]

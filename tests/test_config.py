@@ -1,0 +1,108 @@
+"""Config keys, types, values; cards."""
+
+import pathlib
+import runpy
+
+import pytest
+from ml_collections import ConfigDict
+
+from maml_jax.config import (
+    _ALLOWED,
+    check_key,
+    default_config,
+    differences,
+    flatten,
+    reference_config,
+    validate,
+)
+from maml_jax.errors import UsageError
+
+CARDS = [
+    path
+    for path in pathlib.Path(__file__).parent.parent.glob("configs/*.py")
+    if path.stem[0] != "_"
+]
+
+BAD = [
+    ("algorithm", "mamml", "maml"),
+    ("seed", -1, "0 to"),
+    ("num_meta_steps", 0, "1 or more"),
+    ("meta_batch_size", -5, "1 or more"),
+    ("inner.num_steps", -1, "0 or more"),
+    ("inner.learning_rate", -0.1, "positive"),
+    ("inner.learning_rate", float("nan"), "positive"),
+    ("inner.optimizer", "sdg", "sgd"),
+    ("inner.momentum", 1.0, "[0, 1)"),
+    ("outer.learning_rate", 0.0, "positive"),
+    ("outer.schedule", "cosin", "cosine"),
+    ("outer.weight_decay", 0.1, "adamw"),
+    ("model.hidden", (40, 0), "positive widths"),
+    ("references", ("oracl",), "oracle"),
+    ("eval.num_episodes", 0, "1 or more"),
+]
+
+
+def test_defaults_are_allowed_and_every_key_but_switches_is_checked() -> None:
+    validate(default_config())
+    unchecked = {key for key, _ in flatten(default_config())} - set(_ALLOWED)
+    assert unchecked == {"task.oracle"}
+
+
+@pytest.mark.parametrize(("key", "value", "hint"), BAD)
+def test_a_bad_value_is_named_with_what_is_allowed(key: str, value: object, hint: str) -> None:
+    config = default_config()
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(UsageError) as error:
+        validate(config)
+    message = str(error.value)
+    assert key in message
+    assert repr(value) in message or str(value) in message
+    assert hint in message
+    assert "\n" not in message
+
+
+def test_a_wrong_type_and_a_missing_key_are_named() -> None:
+    config = ConfigDict(default_config().to_dict() | {"num_meta_steps": "many"})
+    with pytest.raises(UsageError, match="num_meta_steps='many' is of type str; give int"):
+        validate(config)
+    config = default_config()
+    with config.unlocked():
+        del config.inner["momentum"]
+    with pytest.raises(UsageError, match=r"lacks the key 'inner\.momentum'"):
+        validate(config)
+
+
+def test_an_unknown_key_names_the_nearest() -> None:
+    with pytest.raises(UsageError, match=r"did you mean 'inner\.num_steps'"):
+        check_key("inner.num_stesp")
+
+
+def test_multi_step_needs_steps() -> None:
+    config = default_config()
+    config.outer.objective = "multi_step"
+    config.inner.num_steps = 0
+    with pytest.raises(UsageError, match="multi_step"):
+        validate(config)
+
+
+def test_differences_leave_out_what_does_not_change_the_parameters() -> None:
+    old, new = default_config(), default_config()
+    new.eval.num_steps = 3
+    new.inner.num_steps = 7
+    assert differences(new.to_dict(), old.to_dict()) == ["inner.num_steps: 1 -> 7"]
+
+
+def test_reference_changes_only_what_it_names() -> None:
+    config = default_config()
+    assert differences(reference_config(config, "oracle").to_dict(), config.to_dict()) == [
+        "algorithm: maml -> pretrained",
+        "task.oracle: False -> True",
+    ]
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda path: path.stem)
+def test_cards_are_valid_and_refuse_unknown_variants(card: pathlib.Path) -> None:
+    get_config = runpy.run_path(str(card))["get_config"]
+    validate(get_config())
+    with pytest.raises(UsageError, match="papr"):
+        get_config("papr")
