@@ -64,7 +64,8 @@ def sinusoid_regression(config: ConfigDict) -> Problem:
 def _classifier(config: ConfigDict) -> nn.Module:
     model, ways = config.model, config.task.ways
     if model.name == "mlp":
-        return MLP(tuple(model.hidden), ways, model.kernel_init, model.normalization)
+        kind = None if model.normalization == "none" else model.normalization
+        return MLP(tuple(model.hidden), ways, model.kernel_init, kind, flatten=True)
     return Conv4(
         ways,
         filters=model.filters,

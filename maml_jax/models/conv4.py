@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from maml_jax.models.convolution import Convolution, max_pool
-from maml_jax.models.normalization import Normalization
+from maml_jax.models.normalization import Normalization, check_normalization, is_increasing
 from maml_jax.types import Array
 
 HEAD_INITIALIZERS = {
@@ -28,6 +28,7 @@ class Conv4(nn.Module):
       normalization: a name in `maml_jax.models.normalization.NORMALIZATIONS`.
       head_init: a name in `HEAD_INITIALIZERS`; None takes the published one of the form.
       convolution: a name in `maml_jax.models.convolution.CONVOLUTIONS`; None takes the backend's.
+      block_patches: see `Convolution`; None takes the backend's.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -47,6 +48,7 @@ class Conv4(nn.Module):
     normalization: str = "batch"
     head_init: str | None = None
     convolution: str | None = None
+    block_patches: int | None = None
 
     @nn.compact
     def __call__(self, inputs: Array, num_reference: int = 0) -> Array:
@@ -60,18 +62,23 @@ class Conv4(nn.Module):
         Returns:
           logits [S − num_reference, N].
         """
+        check_normalization(self.normalization, num_reference)
+        # ReLU and an increasing normalisation commute with the maximum.
+        pool_first = self.max_pool and is_increasing(self.normalization)
         hidden = inputs
         for block in range(4):
-            hidden = Convolution(
+            hidden, moments = Convolution(
                 self.filters,
                 stride=1 if self.max_pool else 2,
                 use_bias=self.normalization == "group",
+                pool=pool_first,
                 implementation=self.convolution,
+                block_patches=self.block_patches,
                 name=f"conv_{block}",
             )(hidden)
-            hidden = Normalization(self.normalization, name=f"norm_{block}")(hidden, num_reference)
-            hidden = jax.nn.relu(hidden)
-            if self.max_pool:
+            normalize = Normalization(self.normalization, name=f"norm_{block}")
+            hidden = jax.nn.relu(normalize(hidden, moments, num_reference))
+            if self.max_pool and not pool_first:
                 hidden = max_pool(hidden)
         hidden = hidden[num_reference:]
         if self.max_pool:

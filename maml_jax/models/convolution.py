@@ -6,34 +6,33 @@ product, and so do all of its derivatives.
 """
 
 from collections.abc import Callable
-from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from maml_jax.types import Array
+from maml_jax.models.normalization import Moments, moments_of_examples
+from maml_jax.types import Array, PyTree
 
 ConvolveFn = Callable[[Array, Array, int], Array]  # inputs [S, H, W, C], kernel, stride -> outputs
 
 
-def _same_padding(size: int, kernel: int, stride: int) -> tuple[int, int, int]:
-    """Output size and the zeros before and after, as TensorFlow and lax define SAME."""
+def _same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Output size and the zeros before the image, as TensorFlow and lax define SAME."""
     outputs = -(-size // stride)
-    total = max((outputs - 1) * stride + kernel - size, 0)
-    return outputs, total // 2, total - total // 2
+    return outputs, max((outputs - 1) * stride + kernel - size, 0) // 2
 
 
-def _shifted(inputs: Array, kernel_size: tuple[int, int], stride: int) -> list[Array]:
+def _taps(inputs: Array, kernel_size: tuple[int, int], stride: int) -> list[Array]:
     """The inputs [S, h, w, C] under each tap of the kernel, row by row.
 
-    The padded image is cut into stride × stride phases first, so that every tap is a contiguous
-    slice of one phase: the transpose is then one addition per tap, while that of a strided slice
-    tests every input pixel against every tap.
+    The padded image is split into stride × stride phases first, so that every tap is a contiguous
+    slice of one phase. Transposed, that is one addition per tap and one concatenation of phases;
+    strided slices would test every input pixel against every tap.
     """
     number, height, width, channels = inputs.shape
-    rows, top, _ = _same_padding(height, kernel_size[0], stride)
-    columns, left, _ = _same_padding(width, kernel_size[1], stride)
+    rows, top = _same_padding(height, kernel_size[0], stride)
+    columns, left = _same_padding(width, kernel_size[1], stride)
     phase_rows = rows + (kernel_size[0] - 1) // stride
     phase_columns = columns + (kernel_size[1] - 1) // stride
     bottom = phase_rows * stride - height - top
@@ -43,9 +42,17 @@ def _shifted(inputs: Array, kernel_size: tuple[int, int], stride: int) -> list[A
         jnp.zeros((), inputs.dtype),
         ((0, 0, 0), (top, bottom, 0), (left, right, 0), (0, 0, 0)),
     )
-    phases = padded.reshape(number, phase_rows, stride, phase_columns, stride, channels)
+    cells = padded.reshape(number, phase_rows, stride, phase_columns, stride, channels)
+    ones = (1,) * stride
+    phases = [
+        [
+            phase.reshape(number, phase_rows, phase_columns, channels)
+            for phase in jax.lax.split(row, ones, axis=4)
+        ]
+        for row in jax.lax.split(cells, ones, axis=2)
+    ]
     return [
-        phases[:, y // stride :, y % stride, x // stride :, x % stride][:, :rows, :columns]
+        phases[y % stride][x % stride][:, y // stride :, x // stride :][:, :rows, :columns]
         for y in range(kernel_size[0])
         for x in range(kernel_size[1])
     ]
@@ -69,8 +76,10 @@ def im2col(inputs: Array, kernel: Array, stride: int = 1) -> Array:
       Array([[9., 6.],
              [6., 4.]], dtype=float32)
     """
-    patches = jnp.concatenate(_shifted(inputs, kernel.shape[:2], stride), axis=-1)
-    return patches @ kernel.reshape(-1, kernel.shape[-1])
+    patches = jnp.concatenate(_taps(inputs, (kernel.shape[0], kernel.shape[1]), stride), axis=-1)
+    # A product of two matrices: XLA's CPU backend is slower when the rows keep their three axes.
+    outputs = patches.reshape(-1, patches.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])
+    return outputs.reshape(*patches.shape[:-1], -1)
 
 
 def lax_convolution(inputs: Array, kernel: Array, stride: int = 1) -> Array:
@@ -82,6 +91,8 @@ def lax_convolution(inputs: Array, kernel: Array, stride: int = 1) -> Array:
 
 CONVOLUTIONS: dict[str, ConvolveFn] = {"im2col": im2col, "lax": lax_convolution}
 BACKEND_DEFAULTS = {"cpu": "im2col", "gpu": "im2col", "tpu": "im2col"}
+BACKEND_BLOCK_PATCHES = {"cpu": 2**18}  # 1 MB of float32: measured best with 512 KB of L2 per core
+WORTH_BLOCKS = 4  # fewer blocks than this cost more than they save
 
 
 def get_convolution(name: str | None = None) -> ConvolveFn:
@@ -97,55 +108,87 @@ def get_convolution(name: str | None = None) -> ConvolveFn:
     return CONVOLUTIONS[name]
 
 
+def max_pool(inputs: Array) -> Array:
+    """2×2 max-pooling with stride 2; an odd last row or column is dropped (VALID).
+
+    The maximum is selected by comparison. A reduction by `jnp.max` differentiates through x == max,
+    and under jit max is recomputed with other rounding: its second derivatives are wrong.
+
+    Args:
+      inputs: [S, H, W, C].
+
+    Returns:
+      [S, ⌊H/2⌋, ⌊W/2⌋, C]. At ties the gradient goes to the first, rows before columns.
+    """
+    number, height, width, channels = inputs.shape
+    rows, columns = height // 2, width // 2
+    even = inputs[:, : rows * 2, : columns * 2]
+    cells = even.reshape(number, rows, 2, columns, 2, channels)
+    for axis in (2, 4):
+        # split transposes to one concatenation, slices to conditionals for every pixel.
+        first, second = jax.lax.split(cells, (1, 1), axis=axis)
+        cells = jnp.where(first >= second, first, second)
+    return cells.reshape(number, rows, columns, channels)
+
+
+def _largest_block(number: int, limit: int) -> int:
+    """The largest divisor of `number` that is at most `limit`, and at least 1."""
+    return max(
+        size for size in range(1, number + 1) if number % size == 0 and size <= max(limit, 1)
+    )
+
+
+def _map_blocks(fn: Callable[[Array], PyTree], inputs: Array, block: int) -> PyTree:
+    """fn over blocks of examples; the backward pass recomputes what fn computes inside."""
+    blocks = inputs.reshape(-1, block, *inputs.shape[1:])
+    outputs = jax.lax.map(jax.checkpoint(fn, prevent_cse=False), blocks)
+    return jax.tree.map(lambda leaf: leaf.reshape(inputs.shape[0], *leaf.shape[2:]), outputs)
+
+
 class Convolution(nn.Module):
-    """A SAME convolution with Xavier-uniform kernel and zero bias.
+    """A SAME convolution with Xavier-uniform kernel and zero bias, and its moments.
+
+    Large images run in blocks of examples: patches, outputs, moments and pooling of a block stay in
+    cache, and patches are never stored for the backward pass.
 
     Attributes:
       filters: F, output channels.
       size: of the kernel, in both directions.
       stride: in both directions.
       use_bias: a bias before batch statistics cancels in them: leave it out there.
+      pool: max-pool the outputs; the moments are those before pooling.
       implementation: a name in `CONVOLUTIONS`; None takes the backend's default.
+      block_patches: largest number of patch elements in a block, 0 for no blocks; None takes the
+        backend's default.
     """
 
     filters: int
     size: int = 3
     stride: int = 1
     use_bias: bool = False
+    pool: bool = False
     implementation: str | None = None
+    block_patches: int | None = None
 
     @nn.compact
-    def __call__(self, inputs: Array) -> Array:
-        """Maps [S, H, W, C] to [S, h, w, F]."""
-        shape = (self.size, self.size, inputs.shape[-1], self.filters)
+    def __call__(self, inputs: Array) -> tuple[Array, Moments]:
+        """Maps [S, H, W, C] to [S, h, w, F] and the Moments [S, F] of each example."""
+        number, height, width, channels = inputs.shape
+        shape = (self.size, self.size, channels, self.filters)
         kernel = self.param("kernel", nn.initializers.xavier_uniform(), shape)
-        outputs = get_convolution(self.implementation)(inputs, kernel, self.stride)
-        if not self.use_bias:
-            return outputs
-        return outputs + self.param("bias", nn.initializers.zeros, (self.filters,))
+        bias = self.param("bias", nn.initializers.zeros, (self.filters,)) if self.use_bias else None
+        convolve = get_convolution(self.implementation)
 
+        def block(inputs: Array) -> tuple[Array, Moments]:
+            outputs = convolve(inputs, kernel, self.stride)
+            if bias is not None:
+                outputs = outputs + bias
+            return max_pool(outputs) if self.pool else outputs, moments_of_examples(outputs)
 
-@partial(jax.named_call, name="max_pool")
-def max_pool(inputs: Array) -> Array:
-    """2×2 max-pooling with stride 2; an odd last row or column is dropped (VALID).
-
-    The maximum is selected by comparisons of the four strided slices. A reduction by `jnp.max`
-    differentiates through x == max, and under jit max is recomputed with other rounding: its
-    second derivatives are wrong.
-
-    Args:
-      inputs: [S, H, W, C].
-
-    Returns:
-      [S, ⌊H/2⌋, ⌊W/2⌋, C]. At ties the gradient goes to the first of row-major order.
-    """
-    number, height, width, channels = inputs.shape
-    even = inputs[:, : height // 2 * 2, : width // 2 * 2]
-    cells = even.reshape(number, height // 2, 2, width // 2, 2, channels)
-
-    def larger(a: Array, b: Array) -> Array:
-        return jnp.where(a >= b, a, b)
-
-    top = larger(cells[:, :, 0, :, 0], cells[:, :, 0, :, 1])
-    bottom = larger(cells[:, :, 1, :, 0], cells[:, :, 1, :, 1])
-    return larger(top, bottom)
+        limit = self.block_patches
+        if limit is None:
+            limit = BACKEND_BLOCK_PATCHES.get(jax.default_backend(), 0)
+        patches = -(-height // self.stride) * -(-width // self.stride) * self.size**2 * channels
+        if limit == 0 or number * patches <= WORTH_BLOCKS * limit:
+            return block(inputs)
+        return _map_blocks(block, inputs, _largest_block(number, limit // patches))

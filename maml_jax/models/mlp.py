@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 
-from maml_jax.models.normalization import Normalization
+from maml_jax.models.normalization import Normalization, check_normalization
 from maml_jax.types import Array
 
 INITIALIZERS = {
@@ -17,29 +17,43 @@ INITIALIZERS = {
 class MLP(nn.Module):
     """Dense layers with ReLU between them: 1-40-40-1 is the network of the sinusoid.
 
+    MAML's Omniglot network is MLP((256, 128, 64, 64), ways, "truncated_normal_0.01", "batch",
+    flatten=True).
+
     Attributes:
       hidden: widths of the hidden layers.
       outputs: width of the last layer.
       kernel_init: a name in `INITIALIZERS`; MAML's code uses `truncated_normal_0.01`.
-      normalization: `none`, or a name in `NORMALIZATIONS`, before each ReLU. Omniglot's
-        256-128-64-64 network has `batch`.
+      normalization: between each hidden layer and its ReLU, a name in
+        `maml_jax.models.normalization.NORMALIZATIONS`; the layers then have no bias of their own.
+      flatten: takes inputs [S, ...] of any shape, such as images, as vectors.
     """
 
     hidden: Sequence[int]
     outputs: int
     kernel_init: str = "he"
-    normalization: str = "none"
+    normalization: str | None = None
+    flatten: bool = False
 
     @nn.compact
     def __call__(self, inputs: Array, num_reference: int = 0) -> Array:
-        """Maps inputs [S, *x], flattened, to outputs [S − num_reference, y]; see `Conv4`."""
+        """Maps inputs [S, x] to outputs [S, y].
+
+        Args:
+          inputs: [S, x]; with `flatten` [S, ...].
+          num_reference: for normalization="support", see `maml_jax.models.conv4.Conv4`.
+        """
+        check_normalization(self.normalization or "batch", num_reference)
         kernel_init = INITIALIZERS[self.kernel_init]
-        hidden = inputs.reshape(inputs.shape[0], -1)
+        hidden = inputs.reshape(inputs.shape[0], -1) if self.flatten else inputs
         for index, width in enumerate(self.hidden):
-            hidden = nn.Dense(width, kernel_init=kernel_init, name=f"dense_{index}")(hidden)
-            if self.normalization != "none":
-                norm = Normalization(self.normalization, name=f"norm_{index}")
-                hidden = norm(hidden, num_reference)
+            use_bias = self.normalization is None
+            hidden = nn.Dense(
+                width, kernel_init=kernel_init, use_bias=use_bias, name=f"dense_{index}"
+            )(hidden)
+            if self.normalization is not None:
+                normalize = Normalization(self.normalization, name=f"norm_{index}")
+                hidden = normalize(hidden, num_reference=num_reference)
             hidden = jax.nn.relu(hidden)
-        hidden = hidden[num_reference:]
+        hidden = hidden[num_reference:] if num_reference else hidden
         return nn.Dense(self.outputs, kernel_init=kernel_init, name="head")(hidden)

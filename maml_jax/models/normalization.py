@@ -9,6 +9,7 @@
 """
 
 import math
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -16,17 +17,68 @@ import jax.numpy as jnp
 
 from maml_jax.types import Array, Params
 
-NORMALIZATIONS = ("batch", "support", "per_step", "group")
-PER_STEP_NAMES = ("step_shift", "step_scale")
+# kind -> names of the parameters (scale, shift)
+PARAMETER_NAMES: dict[str, tuple[str | None, str]] = {
+    "batch": (None, "shift"),
+    "support": (None, "shift"),
+    "per_step": ("step_scale", "step_shift"),
+    "group": ("scale", "shift"),
+}
+NORMALIZATIONS = tuple(PARAMETER_NAMES)
+PER_STEP_NAMES = PARAMETER_NAMES["per_step"]
 
 
-def _statistics(inputs: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
+def is_increasing(kind: str) -> bool:
+    """Whether y never falls as x grows: then max-pooling may come first, on a quarter of the work.
+
+    A learned scale may turn negative.
+    """
+    return PARAMETER_NAMES[kind][0] is None
+
+
+def check_normalization(kind: str, num_reference: int = 0) -> None:
+    """Raises a ValueError for an unknown kind, or one that takes no reference examples."""
+    if kind not in NORMALIZATIONS:
+        raise ValueError(
+            f"normalization={kind!r} is unknown; choose from {', '.join(NORMALIZATIONS)}"
+        )
+    if num_reference and kind != "support":
+        raise ValueError(
+            f"normalization={kind!r} takes no num_reference ({num_reference} given); "
+            "use normalization='support'"
+        )
+
+
+class Moments(NamedTuple):
+    """Mean and variance over space of each example and channel: all that normalisation needs."""
+
+    mean: Array  # [S, C]
+    variance: Array  # [S, C]
+
+
+def moments_of_examples(inputs: Array) -> Moments:
+    """Moments over the axes between the first and the last of inputs [S, ..., C]."""
+    axes = tuple(range(1, inputs.ndim - 1))
     mean = jnp.mean(inputs, axes, keepdims=True)
-    return mean, jnp.mean((inputs - mean) ** 2, axes, keepdims=True)
+    variance = jnp.mean((inputs - mean) ** 2, axes)
+    return Moments(mean.reshape(variance.shape), variance)
 
 
-def _standardise(inputs: Array, mean: Array, variance: Array, epsilon: float) -> Array:
-    return (inputs - mean) * jax.lax.rsqrt(variance + epsilon)
+def _pool_moments(moments: Moments, axis: int) -> Moments:
+    """Moments of the union of equally large sets: σ² = mean σ_i² + mean (μ_i − μ)²."""
+    mean = jnp.mean(moments.mean, axis, keepdims=True)
+    spread = moments.variance + (moments.mean - mean) ** 2
+    return Moments(mean, jnp.mean(spread, axis, keepdims=True))
+
+
+def _pool_groups(moments: Moments, groups: int) -> Moments:
+    """Moments [S, C] of the group of channels that each channel is in."""
+    shape = moments.mean.shape
+    grouped = jax.tree.map(lambda leaf: leaf.reshape(shape[0], groups, -1), moments)
+    repeats = shape[1] // groups
+    return jax.tree.map(
+        lambda leaf: jnp.repeat(leaf[..., 0], repeats, axis=1), _pool_moments(grouped, 2)
+    )
 
 
 class Normalization(nn.Module):
@@ -45,11 +97,15 @@ class Normalization(nn.Module):
     epsilon: float = 1e-3
 
     @nn.compact
-    def __call__(self, inputs: Array, num_reference: int = 0) -> Array:
+    def __call__(
+        self, inputs: Array, moments: Moments | None = None, num_reference: int = 0
+    ) -> Array:
         """Normalises inputs.
 
         Args:
           inputs: [S, ..., C].
+          moments: [S, C] of each example, where they are known already; for max-pooled inputs those
+            before pooling. None computes them from the inputs.
           num_reference: for `support`, how many leading rows give the statistics; 0 for all rows.
 
         Returns:
@@ -58,34 +114,22 @@ class Normalization(nn.Module):
         Raises:
           ValueError: the kind is unknown, or num_reference is given to another kind.
         """
-        if self.kind not in NORMALIZATIONS:
-            raise ValueError(
-                f"normalization={self.kind!r} is unknown; choose from {', '.join(NORMALIZATIONS)}"
-            )
-        if num_reference and self.kind != "support":
-            raise ValueError(
-                f"normalization={self.kind!r} takes no num_reference ({num_reference} given); "
-                "use normalization='support'"
-            )
+        check_normalization(self.kind, num_reference)
         channels = inputs.shape[-1]
-
-        def parameter(name: str, init: nn.initializers.Initializer) -> Array:
-            return self.param(name, init, (channels,))
-
-        zeros, ones = nn.initializers.zeros, nn.initializers.ones
+        if moments is None:
+            moments = moments_of_examples(inputs)
         if self.kind == "group":
-            grouped = inputs.reshape(*inputs.shape[:-1], math.gcd(self.groups, channels), -1)
-            axes = (*range(1, inputs.ndim - 1), inputs.ndim)
-            standard = _standardise(grouped, *_statistics(grouped, axes), self.epsilon)
-            return standard.reshape(inputs.shape) * parameter("scale", ones) + parameter(
-                "shift", zeros
-            )
-        reference = inputs[:num_reference] if num_reference else inputs
-        moments = _statistics(reference, tuple(range(inputs.ndim - 1)))
-        standard = _standardise(inputs, *moments, self.epsilon)
-        if self.kind == "per_step":
-            return standard * parameter("step_scale", ones) + parameter("step_shift", zeros)
-        return standard + parameter("shift", zeros)
+            moments = _pool_groups(moments, math.gcd(self.groups, channels))
+        else:
+            reference = jax.tree.map(lambda leaf: leaf[: num_reference or None], moments)
+            moments = _pool_moments(reference, 0)
+        space = (1,) * (inputs.ndim - 2)
+        mean, variance = (leaf.reshape(-1, *space, channels) for leaf in moments)
+        outputs = (inputs - mean) * jax.lax.rsqrt(variance + self.epsilon)
+        scale, shift = PARAMETER_NAMES[self.kind]
+        if scale is not None:
+            outputs = outputs * self.param(scale, nn.initializers.ones, (channels,))
+        return outputs + self.param(shift, nn.initializers.zeros, (channels,))
 
 
 def _leaf_name(path: tuple[object, ...]) -> str:
