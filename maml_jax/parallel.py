@@ -126,6 +126,8 @@ def make_evaluation(
       evaluation(meta_params, key) -> ({"loss": Estimate [K+1], ...}, number of episodes left out as
       not finite). It compiles once.
     """
+    if num_episodes < 1:
+        raise UsageError(f"num_episodes={num_episodes}: use 1 or more")
     devices = _device_list(devices)
     evaluate_task = make_task_evaluation(adapt_fn, query_loss_fn, sample_episode)
     share = -(-num_episodes // len(devices))
@@ -141,7 +143,7 @@ def make_evaluation(
     def evaluation(meta_params: MetaParams, key: Array) -> tuple[dict[str, Estimate], int]:
         per_episode = mapped(jax.tree.map(strong_array, meta_params), key, indices)
         return summarise(
-            {name: v.reshape(-1, v.shape[-1])[:num_episodes] for name, v in per_episode.items()}
+            {name: v.reshape(-1, *v.shape[2:])[:num_episodes] for name, v in per_episode.items()}
         )
 
     return evaluation

@@ -122,8 +122,8 @@ def accuracy_against_steps(runs: list[Run]) -> Figure:
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     for run in runs:
-        percent = [100 * np.array(run.record[name]) for name in ("accuracy", "accuracy_ci95")]
-        axes.errorbar(np.arange(len(percent[0])), *percent, capsize=3, marker="o", label=run.name)
+        mean, ci95 = (100 * np.array(run.record[name]) for name in ("accuracy", "accuracy_ci95"))
+        axes.errorbar(np.arange(len(mean)), mean, ci95, capsize=3, marker="o", label=run.name)
     axes.set(xlabel="inner steps", ylabel="accuracy on query images, % (test, 95% CI)")
     axes.legend()
     return figure

@@ -52,7 +52,7 @@ def merge_params(moving: Params, fixed: Params) -> Params:
 
 def _share_on(gates: PyTree, moving: Params, total: int) -> Array:
     on = [
-        jnp.sum(jnp.broadcast_to(gate > 0, p.shape), dtype=jnp.float32)
+        jnp.sum(jnp.broadcast_to(gate > 0, jnp.shape(p)), dtype=jnp.float32)
         for gate, p in zip(jax.tree.leaves(gates), jax.tree.leaves(moving), strict=True)
     ]
     return sum(on, jnp.zeros(())) / max(total, 1)
@@ -128,7 +128,7 @@ def adapt(
         )
     flow = META_GRADIENTS[meta_gradient]
     moving, fixed = split_params(meta_params.init, adapts)
-    total = sum(p.size for p in jax.tree.leaves(meta_params.init))
+    total = sum(jnp.size(p) for p in jax.tree.leaves(meta_params.init))
     optimizer = optax.with_extra_args_support(make_optimizer(meta_params.optimizer))
     if carry is None:
         carry = (moving, optimizer.init(moving))

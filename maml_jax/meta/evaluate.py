@@ -39,17 +39,19 @@ def make_task_evaluation(
 
 
 def summarise(per_episode: dict[str, Array]) -> tuple[dict[str, Estimate], int]:
-    """Mean and 1.96 σ/√n of [episodes, K+1] arrays over the episodes that stayed finite.
+    """Mean and 1.96 σ/√n of [episodes, K+1, ...] arrays over the episodes that stayed finite.
 
     Returns:
       ({name: Estimate}, number of episodes left out because a value was not finite).
     """
     values = {name: np.asarray(value, np.float64) for name, value in per_episode.items()}
-    finite = np.all([np.isfinite(v).all(axis=1) for v in values.values()], axis=0)
+    finite = np.all(
+        [np.isfinite(v).all(axis=tuple(range(1, v.ndim))) for v in values.values()], axis=0
+    )
     number = int(finite.sum())
     estimates = {}
     for name, value in values.items():
-        kept = value[finite] if number else np.full((1, value.shape[1]), np.nan)
-        spread = kept.std(axis=0, ddof=1) if number > 1 else np.full(value.shape[1], np.nan)
+        kept = value[finite] if number else np.full((1, *value.shape[1:]), np.nan)
+        spread = kept.std(axis=0, ddof=1) if number > 1 else np.full(value.shape[1:], np.nan)
         estimates[name] = Estimate(kept.mean(axis=0), 1.96 * spread / np.sqrt(max(number, 1)))
     return estimates, int((~finite).sum())

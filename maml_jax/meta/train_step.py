@@ -25,6 +25,8 @@ def init_state(
 ) -> TrainState:
     """The state before the first meta-step, of arrays of its own: a train loop donates them."""
     zero = jnp.zeros((), jnp.int32)
+    rates = jax.tree.map(lambda rate: rate * 1.0, meta_params.learning_rates)  # 1 is no float
+    meta_params = meta_params._replace(learning_rates=rates)
     state = TrainState(zero, meta_params, outer.init(meta_params), key, zero, extras)
     return jax.tree.map(strong_array, state)
 
@@ -32,6 +34,12 @@ def init_state(
 def all_finite(tree: PyTree) -> Array:
     """[], True where every element of every leaf is finite."""
     return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+
+def _finite_or_unmoved(new: PyTree, old: PyTree) -> Array:
+    """[], True where all is finite but for what was held: an infinite gate bound may stay so."""
+    ok = jax.tree.map(lambda a, b: jnp.all(jnp.isfinite(a) | (a == b)), new, old)
+    return jnp.all(jnp.array(jax.tree.leaves(ok)))
 
 
 def _select(condition: Array, yes: PyTree, no: PyTree) -> PyTree:
@@ -130,8 +138,8 @@ def make_train_step(
         outer_key = task_keys(state.key, state.step, jnp.array([-1]))[0]
         result = outer.step(batch, state.meta_params, state.outer_state, outer_key)
         metrics, extras = result.aux
-        finite = all_finite((result.meta_params, extras))
         old = (state.meta_params, state.outer_state, state.extras)
+        finite = _finite_or_unmoved((result.meta_params, extras), (state.meta_params, state.extras))
         # A gradient can be finite and the update or the new parameters still overflow.
         meta_params, outer_state, extras = _select(
             finite, (result.meta_params, result.outer_state, extras), old

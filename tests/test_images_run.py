@@ -1,0 +1,110 @@
+"""Few-shot classification from config to report, on images that the test makes."""
+
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from maml_jax.errors import UsageError
+from maml_jax.experiment import build
+from maml_jax.report import write_report
+from maml_jax.training import load_run, train, train_and_evaluate
+from tests.runs import tiny_config
+
+CLASSES, IMAGES, SIZE = 20, 6, 8
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Each class is a pattern, each image the pattern with noise: easy to tell apart."""
+    rng = np.random.default_rng(0)
+    patterns = rng.integers(0, 200, (CLASSES, 1, SIZE, SIZE, 1))
+    noisy = patterns + rng.integers(0, 50, (CLASSES, IMAGES, SIZE, SIZE, 1))
+    folder = tmp_path_factory.mktemp("data")
+    labels = np.repeat(np.arange(CLASSES), IMAGES)
+    images = noisy.reshape(-1, SIZE, SIZE, 1).astype(np.uint8)
+    np.savez(folder / "patterns.npz", images=images, labels=labels)
+    return folder
+
+
+def image_config(data: pathlib.Path, **changes: object) -> ConfigDict:
+    settings = {
+        "task__name": "images",
+        "task__ways": 3,
+        "task__shots": 1,
+        "task__query_shots": 2,
+        "eval__shots": 1,
+        "eval__query_shots": 2,
+        "eval__num_steps": 2,
+        "eval__validation_every": 20,
+        "eval__validation_episodes": 16,
+        "data__name": f"npz:{data / 'patterns.npz'}",
+        "data__cache_dir": str(data / "cache"),
+        "model__name": "conv4",
+        "model__filters": 4,
+        "model__normalization": "batch",
+        "inner__learning_rate": 0.5,
+    }
+    return tiny_config(**(settings | changes))
+
+
+def test_from_config_to_report(data: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    record = train_and_evaluate(image_config(data), tmp_path)
+    assert len(record["accuracy"]) == 3
+    assert record["selected"]["meta_step"] in (20, 40, 60)
+    assert record["accuracy"][-1] > 0.5 > record["accuracy"][0]
+    page = write_report(tmp_path).read_text()
+    for name in ("accuracy_against_steps", "episode_picture", "confusion"):
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert "selected by validation" in page
+    shifts = load_run(tmp_path)[1].meta_params.init["norm_0"]["shift"]
+    assert np.abs(shifts).max() > 0
+
+
+@pytest.mark.parametrize("normalization", ["support", "per_step", "group"])
+def test_every_normalization_trains(data: pathlib.Path, normalization: str) -> None:
+    config = image_config(data, model__normalization=normalization)
+    experiment = build(config)
+    state, metrics = experiment.train(experiment.init(), 3)
+    assert np.isfinite(float(metrics["loss"]))
+    assert int(state.skipped) == 0
+
+
+def test_a_pool_on_the_host_gives_the_same_run_bit_for_bit_and_resumes(
+    data: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    states = []
+    for pool in ("device", "host"):
+        experiment = build(image_config(data, data__pool=pool, eval__validation_every=0))
+        states.append(train(experiment, tmp_path / pool))
+    # A run that stopped at meta-step 20 and goes on in a new process begins with a new feed.
+    again = build(image_config(data, data__pool="host", eval__validation_every=0))
+    state, _ = experiment.train(again.init(), 20)
+    for _ in range(4):
+        state, _ = again.train(state, 10)
+    states.append(state)
+    for other in states[1:]:
+        for got, want in zip(
+            jax.tree.leaves(other.meta_params), jax.tree.leaves(states[0].meta_params), strict=True
+        ):
+            np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task__ways": 30}, "ways=30"),
+        ({"task__shots": 5}, "need 7 images"),
+        ({"data__name": "npz:nowhere.npz"}, "nowhere.npz"),
+        ({"data__split": "finn"}, "split='finn'"),
+    ],
+)
+def test_data_that_will_not_do_is_one_line(
+    data: pathlib.Path, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(UsageError) as error:
+        build(image_config(data, **changes))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
