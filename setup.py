@@ -23,6 +23,7 @@ setup(
         "absl-py>=2.1",
         "chex>=0.1.90",
         "flax>=0.12",
+        "grain>=0.2.10",
         "jax>=0.10,<0.12",
         "jaxlib>=0.10,<0.12",
         "matplotlib>=3.9",
@@ -30,11 +31,13 @@ setup(
         "numpy>=2.0",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.11.30",
+        "pillow>=10",
         "tensorboardX>=2.6",
         "tensorflow-datasets>=4.9.8",
         "tqdm>=4.66",
     ],
     extras_require={
+        "tensorflow": ["tensorflow"],  # to prepare a TFDS download; reading needs none
         "test": ["mypy>=1.15", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.12"],
         "notebooks": ["ipykernel", "nbconvert", "nbformat"],
     },
