@@ -1,5 +1,6 @@
 """The keys of a run, their defaults, and what values are allowed."""
 
+import copy
 import difflib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -36,76 +37,77 @@ FREE_SECTIONS = (
 )
 
 
+_DEFAULTS: dict[str, Any] = {
+    "algorithm": "maml",
+    "seed": 0,
+    "num_meta_steps": 20_000,
+    "meta_batch_size": 25,
+    "tasks_per_chunk": 0,  # 0: all tasks of a device at once
+    "steps_per_dispatch": 500,
+    "log_every": 500,
+    "references": (),  # baselines trained into workdir/NAME beside the run
+    "task": {
+        "name": "sinusoid",
+        "ways": 5,  # classes of an episode; not of the sinusoid
+        "shots": 10,  # support examples of a class, or points of a sinusoid
+        "query_shots": 10,
+        "oracle": False,  # the sinusoid's network sees amplitude and phase
+    },
+    "data": {  # of task.name = images
+        "name": "glyphs",
+        "dir": "",  # TFDS' folder; empty: TFDS_DATA_DIR, else TFDS' default
+        "splits_dir": "",  # empty: MAML_JAX_SPLITS_DIR, else `splits` beside dir
+        "cache_dir": "",  # empty: MAML_JAX_CACHE_DIR, else ~/.cache/maml_jax
+        "split": "",  # of the classes; empty: the data set's default
+        "split_seed": 0,
+        "image_size": 0,  # 0: the data's own
+        "rotation": "none",
+        "mean": (),  # per channel, of pixels / 255; empty: not subtracted
+        "std": (),
+        "pool": "device",  # host: training images stay in host memory
+    },
+    "model": {
+        "name": "mlp",
+        "hidden": (40, 40),  # of mlp
+        "kernel_init": "truncated_normal_0.01",  # of mlp
+        "filters": 64,  # of conv4
+        "max_pool": False,  # of conv4: pooling instead of strides
+        "normalization": "none",
+        "convolution": "auto",  # auto: what is fastest on the backend
+    },
+    "inner": {
+        "num_steps": 1,  # K
+        "optimizer": "sgd",
+        "learning_rate": 0.01,  # α
+        "momentum": 0.9,  # of heavy_ball and nesterov
+        "meta_gradient": "auto",  # auto: the algorithm's own
+    },
+    "outer": {
+        "optimizer": "adam",
+        "learning_rate": 1e-3,
+        "schedule": "constant",
+        "weight_decay": 0.0,  # of the initialization, with adamw
+        "clip": 0.0,  # 0: no clipping; else gradient elements to ±clip
+        "objective": "final",
+        "multi_step_anneal": 10_000,  # meta-steps
+        "max_nonfinite": 100,  # skipped updates after which the run stops
+    },
+    "eval": {
+        "num_episodes": 2_000,
+        "shots": 5,
+        "query_shots": 100,
+        "num_steps": 10,
+        "chunk": 100,
+        "validation_every": 0,  # meta-steps; 0: the last parameters alone are tested
+        "validation_episodes": 300,
+    },
+    "checkpoint": {"every": 5_000, "keep": 2},
+}
+
+
 def default_config() -> ConfigDict:
     """Few-shot sinusoid regression; configs/ holds the cards."""
-    return ConfigDict(
-        {
-            "algorithm": "maml",
-            "seed": 0,
-            "num_meta_steps": 20_000,
-            "meta_batch_size": 25,
-            "tasks_per_chunk": 0,  # 0: all tasks of a device at once
-            "steps_per_dispatch": 500,
-            "log_every": 500,
-            "references": (),  # baselines trained into workdir/NAME beside the run
-            "task": {
-                "name": "sinusoid",
-                "ways": 5,  # classes of an episode; not of the sinusoid
-                "shots": 10,  # support examples of a class, or points of a sinusoid
-                "query_shots": 10,
-                "oracle": False,  # the sinusoid's network sees amplitude and phase
-            },
-            "data": {  # of task.name = images
-                "name": "glyphs",
-                "dir": "",  # TFDS' folder; empty: TFDS_DATA_DIR, else TFDS' default
-                "splits_dir": "",  # empty: MAML_JAX_SPLITS_DIR, else `splits` beside dir
-                "cache_dir": "",  # empty: MAML_JAX_CACHE_DIR, else ~/.cache/maml_jax
-                "split": "",  # of the classes; empty: the data set's default
-                "split_seed": 0,
-                "image_size": 0,  # 0: the data's own
-                "rotation": "none",
-                "mean": (),  # per channel, of pixels / 255; empty: not subtracted
-                "std": (),
-                "pool": "device",  # host: training images stay in host memory
-            },
-            "model": {
-                "name": "mlp",
-                "hidden": (40, 40),  # of mlp
-                "kernel_init": "truncated_normal_0.01",  # of mlp
-                "filters": 64,  # of conv4
-                "max_pool": False,  # of conv4: pooling instead of strides
-                "normalization": "none",
-                "convolution": "auto",  # auto: what is fastest on the backend
-            },
-            "inner": {
-                "num_steps": 1,  # K
-                "optimizer": "sgd",
-                "learning_rate": 0.01,  # α
-                "momentum": 0.9,  # of heavy_ball and nesterov
-                "meta_gradient": "auto",  # auto: the algorithm's own
-            },
-            "outer": {
-                "optimizer": "adam",
-                "learning_rate": 1e-3,
-                "schedule": "constant",
-                "weight_decay": 0.0,  # of the initialization, with adamw
-                "clip": 0.0,  # 0: no clipping; else gradient elements to ±clip
-                "objective": "final",
-                "multi_step_anneal": 10_000,  # meta-steps
-                "max_nonfinite": 100,  # skipped updates after which the run stops
-            },
-            "eval": {
-                "num_episodes": 2_000,
-                "shots": 5,
-                "query_shots": 100,
-                "num_steps": 10,
-                "chunk": 100,
-                "validation_every": 0,  # meta-steps; 0: the last parameters alone are tested
-                "validation_episodes": 300,
-            },
-            "checkpoint": {"every": 5_000, "keep": 2},
-        }
-    )
+    return ConfigDict(copy.deepcopy(_DEFAULTS))
 
 
 def _is_one_of(names: Any) -> tuple[Callable[[Any], bool], str]:

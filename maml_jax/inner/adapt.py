@@ -7,9 +7,8 @@ import chex
 import jax
 import jax.numpy as jnp
 import optax
-from jax.ad_checkpoint import checkpoint_name
 
-from maml_jax.inner.gradients import META_GRADIENTS, without_closure
+from maml_jax.inner.gradients import META_GRADIENTS
 from maml_jax.inner.halting import GateFn, always_on
 from maml_jax.inner.learning_rates import RateFn, broadcast
 from maml_jax.inner.optimizers import MakeOptimizer
@@ -56,6 +55,22 @@ def _share_on(gates: PyTree, moving: Params, total: int) -> Array:
         for gate, p in zip(jax.tree.leaves(gates), jax.tree.leaves(moving), strict=True)
     ]
     return sum(on, jnp.zeros(())) / max(total, 1)
+
+
+def _check_arguments(num_steps: int, meta_gradient: str) -> None:
+    if num_steps < 0:
+        raise ValueError(f"num_steps={num_steps} is negative; use 0 (no adaptation) or more")
+    if meta_gradient not in META_GRADIENTS:
+        raise ValueError(
+            f"meta_gradient={meta_gradient!r} is unknown; choose from {', '.join(META_GRADIENTS)}"
+        )
+
+
+def _move(params: Params, alphas: PyTree, gates: PyTree, directions: Params) -> Params:
+    def move(p: Array, alpha: Array, gate: Array, direction: Array) -> Array:
+        return p - (alpha * gate * direction).astype(p.dtype)
+
+    return jax.tree.map(move, params, alphas, gates, directions)
 
 
 def adapt(
@@ -120,12 +135,7 @@ def adapt(
     References:
       Finn, Abbeel, Levine, Model-Agnostic Meta-Learning, ICML 2017, arXiv:1703.03400.
     """
-    if num_steps < 0:
-        raise ValueError(f"num_steps={num_steps} is negative; use 0 (no adaptation) or more")
-    if meta_gradient not in META_GRADIENTS:
-        raise ValueError(
-            f"meta_gradient={meta_gradient!r} is unknown; choose from {', '.join(META_GRADIENTS)}"
-        )
+    _check_arguments(num_steps, meta_gradient)
     flow = META_GRADIENTS[meta_gradient]
     moving, fixed = split_params(meta_params.init, adapts)
     total = sum(jnp.size(p) for p in jax.tree.leaves(meta_params.init))
@@ -133,59 +143,39 @@ def adapt(
     if carry is None:
         carry = (moving, optimizer.init(moving))
     chex.assert_trees_all_equal_shapes_and_dtypes(carry[0], moving)
+    first_step = jnp.asarray(start, jnp.int32)
 
     def seen(moving: Params, fixed: Params, k: Array) -> Params:
         return at_step(merge_params(moving, fixed), k)
 
-    def loss(
-        moving: Params, fixed: Params, support: PyTree, key: Array, k: Array
-    ) -> tuple[Array, PyTree]:
-        return loss_fn(seen(moving, fixed, k), support, key)
-
-    first_step = jnp.asarray(start, jnp.int32)
-    pure_loss, closed_over = without_closure(loss, carry[0], fixed, support, key, first_step)
-    inner_gradient = flow.inner_gradient(pure_loss)
-
     def watch(moving: Params, k: Array) -> PyTree:
         return () if monitor is None else monitor(seen(moving, fixed, k), k)
+
+    inner_gradient, closed_over = flow.inner_gradient_of(
+        lambda moving, fixed, support, key, k: loss_fn(seen(moving, fixed, k), support, key),
+        *(carry[0], fixed, support, key, first_step),
+    )
 
     def step(carry: PyTree, k: Array) -> tuple[PyTree, PyTree]:
         moving, optimizer_state = carry
         step_key = jax.random.fold_in(key, k)
         value, grads = inner_gradient(moving, fixed, support, step_key, k, closed_over)
         loss, aux = jax.lax.stop_gradient(value)
-        grads = checkpoint_name(grads, "inner_gradient")
         gates = halting(meta_params.halting, moving, k)
         directions, new_state = optimizer.update(
             grads, optimizer_state, moving, gate=gates, value=loss
         )
         # A float32 hyper-parameter would promote a bfloat16 state and break the scan's carry.
         optimizer_state = optax.tree.cast_like(new_state, optimizer_state)
-        moving = jax.tree.map(
-            lambda p, alpha, gate, u: p - (alpha * gate * u).astype(p.dtype),
-            moving,
-            rates(meta_params.learning_rates, moving, k),
-            gates,
-            directions,
-        )
+        alphas = rates(meta_params.learning_rates, moving, k)
+        moving = _move(moving, alphas, gates, directions)
         outputs = (loss, aux, _share_on(gates, moving, total), watch(moving, k + 1))
         return (moving, optimizer_state), outputs
 
-    if flow.rematerialise:
-        step = jax.checkpoint(
-            step,
-            prevent_cse=False,
-            policy=jax.checkpoint_policies.save_only_these_names("inner_gradient"),
-        )
     first = watch(carry[0], first_step)
     steps = first_step + jnp.arange(num_steps, dtype=jnp.int32)
-    carry, (losses, aux, gates_on, watched) = jax.lax.scan(step, carry, steps)
+    carry, (losses, aux, gates_on, watched) = jax.lax.scan(flow.wrap_step(step), carry, steps)
     chex.assert_shape((losses, gates_on), (num_steps,))
-    return Adaptation(
-        params=seen(carry[0], fixed, first_step + num_steps),
-        losses=losses,
-        gates_on=gates_on,
-        monitored=jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, watched),
-        aux=aux,
-        carry=carry,
-    )
+    monitored = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, watched)
+    params = seen(carry[0], fixed, first_step + num_steps)
+    return Adaptation(params, losses, gates_on, monitored, aux, carry)

@@ -18,18 +18,41 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
 from maml_jax.types import Array, PyTree
 
+_KEPT = "inner_gradient"
 InnerLoss = Callable[..., tuple[Array, PyTree]]  # (params, *rest) -> loss, aux
 InnerGradient = Callable[..., tuple[tuple[Array, PyTree], PyTree]]  # -> (loss, aux), gradients
+
+
+StepFn = Callable[[PyTree, Array], tuple[PyTree, PyTree]]  # the body of the inner scan
 
 
 class MetaGradient(NamedTuple):
     """One way for meta-gradients to flow."""
 
     inner_gradient: Callable[[InnerLoss], InnerGradient]
-    rematerialise: bool  # recompute the step in the backward pass, keeping the inner gradients
+    wrap_step: Callable[[StepFn], StepFn]  # what the scan's backward pass keeps of a step
+
+    def inner_gradient_of(
+        self, loss_fn: InnerLoss, *examples: PyTree
+    ) -> tuple[InnerGradient, list[Any]]:
+        """The inner gradient of a loss that may close over anything traced.
+
+        Returns:
+          (inner_gradient, closed_over); inner_gradient takes arguments like the examples, then
+          closed_over, and names its gradients for `keep_gradients`.
+        """
+        pure_loss, closed_over = without_closure(loss_fn, *examples)
+        gradient = self.inner_gradient(pure_loss)
+
+        def inner_gradient(*arguments: PyTree) -> tuple[tuple[Array, PyTree], PyTree]:
+            value, grads = gradient(*arguments)
+            return value, checkpoint_name(grads, _KEPT)
+
+        return inner_gradient, closed_over
 
 
 def without_closure(
@@ -135,8 +158,19 @@ def mixed_mode(loss_fn: InnerLoss) -> InnerGradient:
     return inner_gradient
 
 
+def keep_gradients(step: StepFn) -> StepFn:
+    """Recomputes a step in the backward pass, all but its inner gradients."""
+    policy = jax.checkpoint_policies.save_only_these_names(_KEPT)
+    return jax.checkpoint(step, prevent_cse=False, policy=policy)
+
+
+def keep_everything(step: StepFn) -> StepFn:
+    """Stores all that the backward pass of a step needs."""
+    return step
+
+
 META_GRADIENTS = {
-    "exact": MetaGradient(mixed_mode, rematerialise=True),
-    "reverse": MetaGradient(reverse, rematerialise=False),
-    "first_order": MetaGradient(first_order, rematerialise=True),
+    "exact": MetaGradient(mixed_mode, keep_gradients),
+    "reverse": MetaGradient(reverse, keep_everything),
+    "first_order": MetaGradient(first_order, keep_gradients),
 }
