@@ -9,6 +9,7 @@ where it was stopped; keeps its results in experiments/results/sinusoid_paper.js
 import json
 import pathlib
 import time
+from typing import Any
 
 from absl import flags
 
@@ -18,6 +19,12 @@ from experiments import cli, results_io
 _WORKDIR = cli.define_workdir()
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "seeds to train")
 _SHOTS = (5, 10, 20)
+ARMS: dict[str, dict[str, Any]] = {
+    "maml": {},
+    "fomaml": {"algorithm": "fomaml", "references": ()},
+    # The authors' command line leaves α at 1e-3.
+    "maml_rate_0.001": {"inner.learning_rate": 0.001, "references": ()},
+}
 
 
 def main(_: list[str]) -> None:
@@ -29,12 +36,10 @@ def main(_: list[str]) -> None:
     root = pathlib.Path(_WORKDIR.value)
     evaluations = []
     for seed in map(int, _SEEDS.value):
-        for algorithm in ("maml", "fomaml"):
+        for arm, changes in ARMS.items():
             config = get_config("paper")
-            config.update(algorithm=algorithm, seed=seed)
-            if algorithm == "fomaml":
-                config.references = ()
-            workdir = root / f"{algorithm}_{seed}"
+            config.update_from_flattened_dict({"seed": seed, **changes})
+            workdir = root / f"{arm}_{seed}"
             train_and_evaluate(config, workdir)
             for name in ("", *config.references):
                 for shots in _SHOTS:
@@ -42,7 +47,7 @@ def main(_: list[str]) -> None:
                     train_seconds = json.loads((workdir / name / "evaluation.json").read_text())
                     evaluations.append(
                         {key: value for key, value in record.items() if key not in provenance.KEYS}
-                        | {"run": name or algorithm, "seconds": train_seconds["train_seconds"]}
+                        | {"run": name or arm, "seconds": train_seconds["train_seconds"]}
                     )
     config = get_config("paper").to_dict()
     print(

@@ -28,7 +28,7 @@ def _mean_ci(records: list[dict[str, Any]], step: int) -> str:
     """Mean over seeds; the interval of the mean of independent estimates."""
     mean = np.mean([record["loss"][step] for record in records])
     ci95 = np.sqrt(np.sum([record["loss_ci95"][step] ** 2 for record in records])) / len(records)
-    return f"{mean:.3f} ± {ci95:.3f}"
+    return f"{mean:.3f} ± {ci95:.3f}" if mean < 1e4 else f"{mean:.0e} ± {ci95:.0e}"
 
 
 def sinusoid_paper() -> str:
@@ -41,10 +41,33 @@ def sinusoid_paper() -> str:
         published = PUBLISHED.get(run) if shots == 5 else None
         cells = [_mean_ci(records, step) for step in STEPS]
         left_out = sum(record["nonfinite_episodes"] for record in records)
-        shown = " / ".join(map(str, published)) if published else ""
-        rows.append([str(shots), run, str(len(records)), *cells, shown, str(left_out)])
-    head = ["support points", "run", "seeds", "1 step", "5 steps", "10 steps", "published"]
-    return _markdown([*head, "tasks left out"], rows)
+        medians = [np.mean([r["loss_median"][step] for r in records]) for step in STEPS]
+        shown = [
+            " / ".join(map(str, published)) if published else "",
+            " / ".join(f"{median:.3f}" for median in medians),
+        ]
+        rows.append(
+            [
+                str(shots),
+                run,
+                *cells,
+                *shown,
+                f"{left_out} of {sum(r['num_episodes'] for r in records)}",
+            ]
+        )
+    head = ["support points", "run", "1 step", "5 steps", "10 steps", "published", "medians"]
+    return _markdown([*head, "not finite"], rows)
+
+
+def sinusoid_seeds() -> str:
+    """MAML's 5-point test seed by seed."""
+    rows = [
+        [record["run"], str(record["seed"]), *(_mean_ci([record], step) for step in STEPS)]
+        for record in results_io.read("sinusoid_paper")["evaluations"]
+        if record["run"].startswith("maml") and record["shots"] == 5
+    ]
+    rows.sort()
+    return _markdown(["run", "seed", "1 step", "5 steps", "10 steps"], rows)
 
 
 def sinusoid_default() -> str:
@@ -99,7 +122,13 @@ def benchmark_inner_steps() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table
-    for table in (sinusoid_paper, sinusoid_default, benchmark_sinusoid, benchmark_inner_steps)
+    for table in (
+        sinusoid_paper,
+        sinusoid_seeds,
+        sinusoid_default,
+        benchmark_sinusoid,
+        benchmark_inner_steps,
+    )
 }
 
 

@@ -81,9 +81,7 @@ def torch_func(
             moving = {name: leaf - rate * grads[name] for name, leaf in moving.items()}
         return loss(moving, fixed, query, query_targets)
 
-    per_task = torch.func.vmap(
-        torch.func.grad_and_value(query_loss), in_dims=(None, 0, 0, 0, 0)
-    )
+    per_task = torch.func.vmap(torch.func.grad_and_value(query_loss), in_dims=(None, 0, 0, 0, 0))
 
     def run() -> tuple[float, Any]:
         grads, losses = per_task(params, *data)

@@ -267,6 +267,7 @@ def _evaluate_state(experiment: Experiment, state: TrainState) -> dict[str, Any]
     for name, estimate in evaluation.estimates.items():
         record[name] = [float(value) for value in estimate.mean]
         record[f"{name}_ci95"] = [float(value) for value in estimate.ci95]
+        record[f"{name}_median"] = [float(value) for value in estimate.median]
     return record
 
 

@@ -11,10 +11,11 @@ from maml_jax.types import Array, EpisodeSampler, LossFn, MetaParams, PyTree
 
 
 class Estimate(NamedTuple):
-    """A mean over episodes and the half-width of its 95% confidence interval."""
+    """A mean over episodes, the half-width of its 95% confidence interval, and the median."""
 
     mean: np.ndarray  # [K+1]
     ci95: np.ndarray  # [K+1]
+    median: np.ndarray  # [K+1], which a few diverging episodes leave alone
 
 
 def make_task_evaluation(
@@ -53,5 +54,6 @@ def summarise(per_episode: dict[str, Array]) -> tuple[dict[str, Estimate], int]:
     for name, value in values.items():
         kept = value[finite] if number else np.full((1, *value.shape[1:]), np.nan)
         spread = kept.std(axis=0, ddof=1) if number > 1 else np.full(value.shape[1:], np.nan)
-        estimates[name] = Estimate(kept.mean(axis=0), 1.96 * spread / np.sqrt(max(number, 1)))
+        ci95 = 1.96 * spread / np.sqrt(max(number, 1))
+        estimates[name] = Estimate(kept.mean(axis=0), ci95, np.median(kept, axis=0))
     return estimates, int((~finite).sum())
