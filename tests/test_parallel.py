@@ -9,7 +9,7 @@ import pytest
 
 from maml_jax import MetaParams, adapt, evaluate, init_state, make_train_loop, sgd
 from maml_jax.meta.tasks import task_keys
-from tests.inner.problems import assert_bits_equal, assert_close, jit
+from tests.inner.problems import assert_bits_equal, assert_close
 from tests.inner.problems import float64 as float64
 from tests.meta.problems import (
     TASKS,
@@ -122,7 +122,7 @@ def python_loop(num_steps, seed=0):
     """Query losses and distances [episodes, K+1] in a loop over episodes and inner steps."""
     meta, losses, distances = fresh_meta_params(), [], []
     keys = task_keys(jax.random.key(seed), jnp.asarray(0), jnp.arange(EPISODES))
-    gradient = jit(jax.grad(lambda p, point: bowl(p, point, None)[0]))
+    gradient = jax.jit(jax.grad(lambda p, point: bowl(p, point, None)[0]))
     for key in keys:
         support, query = wave_pair(jax.random.split(key)[0])
         trajectory = [meta.init]

@@ -1,7 +1,6 @@
 """Small problems, textbook updates and finite differences that the contract tests share."""
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import chex
@@ -16,9 +15,6 @@ from maml_jax import Examples, MetaParams, as_direction
 from maml_jax.inner.optimizers import INNER_OPTIMIZERS
 
 OPTIMIZERS = {**INNER_OPTIMIZERS, "rmsprop": as_direction(optax.rmsprop(0.1, eps=1e-6))}
-# Small programs compile three times as fast without XLA's optimizations.
-FAST = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-jit = partial(jax.jit, compiler_options=FAST)
 META_GRADIENTS = ("exact", "reverse", "first_order")
 GRID = [(name, flow) for name in OPTIMIZERS for flow in META_GRADIENTS]
 # Every optimizer and every meta-gradient at least once, where the whole grid would take too long.
@@ -51,7 +47,7 @@ def central_differences(fn: Callable[[Any], jax.Array], at: Any, eps: float = 1e
     """∂fn/∂at of a scalar function over a pytree of float64 leaves."""
     flat, unravel = ravel_pytree(at)
     shifts = eps * jnp.eye(flat.size)
-    flat_fn = jit(jax.vmap(lambda x: fn(unravel(x))))
+    flat_fn = jax.jit(jax.vmap(lambda x: fn(unravel(x))))
     return unravel((flat_fn(flat + shifts) - flat_fn(flat - shifts)) / (2 * eps))
 
 

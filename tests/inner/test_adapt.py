@@ -17,7 +17,6 @@ from tests.inner.problems import (
     assert_close,
     assert_moves,
     float64,  # noqa: F401, a fixture
-    jit,
     meta_params,
     net_params,
     noisy_loss,
@@ -65,7 +64,7 @@ def test_adapt_equals_textbook_maml(name, meta_gradient):
         return loss, (adaptation.params, adaptation.losses)
 
     meta = meta_params(name, per_tensor=True)
-    values, grads = jit(jax.value_and_grad(query_loss, has_aux=True))(meta)
+    values, grads = jax.jit(jax.value_and_grad(query_loss, has_aux=True))(meta)
     expected_values, expected_grads = textbook(name, meta_gradient == "first_order")
     assert_close(values, expected_values)
     assert_close(grads, expected_grads)
@@ -85,7 +84,7 @@ def test_all_halted_equals_zero_shot_bit_for_bit(name, meta_gradient):
         )  # fmt: skip
         return regression_loss(adaptation.params, query, None)[0], adaptation
 
-    grads, adaptation = jit(jax.grad(query_loss, has_aux=True))(meta)
+    grads, adaptation = jax.jit(jax.grad(query_loss, has_aux=True))(meta)
     assert_bits_equal(adaptation.params, meta.init)
     for k in range(STEPS + 1):
         assert_bits_equal(
@@ -111,7 +110,7 @@ def test_no_step_is_zero_shot(name, meta_gradient):
         return regression_loss(adaptation.params, query, None)[0], adaptation.monitored[0]
 
     meta = meta_params(name)
-    (loss, monitored), grads = jit(jax.value_and_grad(query_loss, has_aux=True))(meta)
+    (loss, monitored), grads = jax.jit(jax.value_and_grad(query_loss, has_aux=True))(meta)
     plain = jax.value_and_grad(lambda p: regression_loss(p, query, None)[0])(meta.init)
     assert_close((loss, grads.init), plain)
     assert_close(monitored, loss)
@@ -134,7 +133,7 @@ def test_fixed_parameters_stay_and_still_get_meta_gradients(name, meta_gradient,
         return regression_loss(adaptation.params, query, None)[0], adaptation
 
     meta = meta_params(name, per_tensor=per_tensor)
-    grads, adaptation = jit(jax.grad(query_loss, has_aux=True))(meta)
+    grads, adaptation = jax.jit(jax.grad(query_loss, has_aux=True))(meta)
     assert_bits_equal(adaptation.params["body"], meta.init["body"])
     assert_moves(jax.tree.map(jnp.subtract, adaptation.params["head"], meta.init["head"]))
     assert_moves(grads.init)

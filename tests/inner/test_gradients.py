@@ -15,7 +15,6 @@ from tests.inner.problems import (
     assert_moves,
     central_differences,
     float64,  # noqa: F401, a fixture
-    jit,
     meta_params,
     net_params,
     noisy_loss,
@@ -58,7 +57,7 @@ def test_exact_equals_reverse_equals_finite_differences(name, per_tensor):
     """For init, gates, rates, momentum, support data and a value that loss_fn closes over."""
     inputs = everything(name, per_tensor)
     losses = {flow: partial(everything_loss, name=name, meta_gradient=flow) for flow in FLOWS}
-    exact, reverse = (jit(jax.value_and_grad(losses[flow]))(inputs) for flow in FLOWS)
+    exact, reverse = (jax.jit(jax.value_and_grad(losses[flow]))(inputs) for flow in FLOWS)
     assert_close(exact, reverse)
     differences = central_differences(losses["reverse"], inputs)
     assert_close(reverse[1], differences, rtol=1e-5, atol=1e-8)
@@ -98,7 +97,7 @@ def test_losses_may_make_their_data():
         policy, learning_rates=jnp.asarray(0.1), optimizer={"momentum": jnp.asarray(0.5)}
     )
     inputs = meta, jnp.asarray(2.0)
-    exact, reverse = (jit(jax.grad(query_loss), static_argnums=1)(inputs, f) for f in FLOWS)
+    exact, reverse = (jax.jit(jax.grad(query_loss), static_argnums=1)(inputs, f) for f in FLOWS)
     assert_close(exact, reverse)
     differences = central_differences(lambda x: query_loss(x, "reverse"), inputs)
     assert_close(exact, differences, rtol=1e-6, atol=1e-9)
@@ -129,7 +128,7 @@ def test_loss_may_close_over_a_traced_value_of_its_task(kind, meta_gradient):
         ).params  # fmt: skip
 
     values = jax.vmap(CLOSED_OVER[kind])(jnp.arange(2))
-    run = jit(jax.vmap(jax.value_and_grad(adapted), (None, 0)))
+    run = jax.jit(jax.vmap(jax.value_and_grad(adapted), (None, 0)))
     params, grads = run(jnp.asarray(2.0), values)
     expected = 0.25 * 2.0 + 0.75 * jax.vmap(target)(values)
     np.testing.assert_allclose(params, expected, rtol=1e-5)
@@ -161,8 +160,8 @@ def test_first_order_equals_stop_gradient_on_the_inner_gradient(name):
         )  # fmt: skip
         return regression_loss(adaptation.params, regression_data(1), None)[0]
 
-    actual = jit(jax.value_and_grad(lambda x: everything_loss(x, name, "first_order")))(inputs)
-    assert_close(actual, jit(jax.value_and_grad(linearised))(inputs))
+    actual = jax.jit(jax.value_and_grad(lambda x: everything_loss(x, name, "first_order")))(inputs)
+    assert_close(actual, jax.jit(jax.value_and_grad(linearised))(inputs))
     assert_moves((actual[1][0].init, actual[1][0].learning_rates))
     assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(actual[1][1:]))
 
@@ -184,6 +183,8 @@ def test_integer_support_data_pass_through_every_meta_gradient():
         )  # fmt: skip
         return loss_fn(run.params, (jnp.ones((4, 1)), labels), None)[0]
 
-    exact, reverse = (jit(jax.grad(query_loss), static_argnums=1)(inputs, flow) for flow in FLOWS)
+    exact, reverse = (
+        jax.jit(jax.grad(query_loss), static_argnums=1)(inputs, flow) for flow in FLOWS
+    )
     assert_moves(reverse)
     assert_close(exact, reverse, rtol=1e-4, atol=1e-6)

@@ -15,7 +15,6 @@ from tests.inner.problems import (
     OPTIMIZERS,
     assert_bits_equal,
     assert_close,
-    jit,
     meta_params,
     net_params,
     noisy_loss,
@@ -160,5 +159,5 @@ def test_support_losses_carry_no_gradient():
         )  # fmt: skip
         return jnp.sum(adaptation.losses) + jnp.sum(adaptation.aux["mae"])
 
-    grads = jit(jax.grad(loss))(meta_params("sgd"))
+    grads = jax.jit(jax.grad(loss))(meta_params("sgd"))
     assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(grads))

@@ -13,7 +13,6 @@ from tests.inner.problems import (
     assert_close,
     assert_moves,
     float64,  # noqa: F401, a fixture
-    jit,
     meta_params,
     noisy_loss,
     regression_data,
@@ -59,7 +58,7 @@ def run_in_pieces(name, meta_gradient, steps):
         return jnp.sum(adaptation.monitored[1]), adaptation
 
     meta = meta_params(name, per_tensor=True)
-    return jit(jax.value_and_grad(sum_of_losses, has_aux=True))(meta)
+    return jax.jit(jax.value_and_grad(sum_of_losses, has_aux=True))(meta)
 
 
 @pytest.mark.usefixtures("float64")

@@ -18,7 +18,6 @@ from maml_jax import (
     sgd,
 )
 from maml_jax.meta.tasks import task_keys
-from tests.inner.problems import jit
 
 TASKS, INNER_STEPS = 8, 2
 UNIT_STEP = optax_outer(outer_chain({"init": optax.sgd(1.0), "learning_rates": optax.sgd(1.0)}))
@@ -51,7 +50,7 @@ def run(step, *, devices=None, dispatches=(1,), outer=UNIT_STEP, seed=0, meta=No
     state = init_state(meta or fresh_meta_params(), outer, jax.random.key(seed))
     if devices is None:
         assert set(dispatches) == {1}
-        bare = jit(step)
+        bare = jax.jit(step)
         loop = lambda state, n: bare(state, jnp.arange(TASKS))  # noqa: E731
     else:
         loop = make_train_loop(step, meta_batch_size=TASKS, devices=jax.devices()[:devices])
@@ -79,7 +78,7 @@ def task_gradients(step):
             params = params - meta.learning_rates * grads
         return bowl(params, point, None)[0]
 
-    gradient = jit(jax.grad(query_loss))
+    gradient = jax.jit(jax.grad(query_loss))
     return [gradient(fresh_meta_params(), sample_point(key)[0]) for key in episode_keys(step)]
 
 

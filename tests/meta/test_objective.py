@@ -14,7 +14,6 @@ from tests.inner.problems import (
     assert_moves,
     central_differences,
     float64,  # noqa: F401, a fixture
-    jit,
     meta_params,
     regression_data,
     regression_loss,
@@ -66,7 +65,7 @@ def test_objective_equals_the_sum_of_a_python_loop(multi_step, meta_gradient):
         weights = [0.0, early, early, 1 - 2 * early] if multi_step else [0.0, 0.0, 0.0, 1.0]
         return sum(w * loss for w, loss in zip(weights, losses, strict=True)), losses
 
-    run = jit(jax.value_and_grad(objective, has_aux=True))
+    run = jax.jit(jax.value_and_grad(objective, has_aux=True))
     (loss, (metrics, extras)), grads = run(meta, episode, jax.random.key(0), step, {"dual": 2.0})
     (expected, losses), expected_grads = jax.value_and_grad(textbook, has_aux=True)(meta)
     assert_close((loss, grads), (expected, expected_grads))
@@ -109,6 +108,6 @@ def test_query_data_may_be_made_from_the_adapted_parameters(multi_step):
         goal = jnp.asarray(0.8)
         return objective(meta, (goal, goal), jax.random.key(1), jnp.asarray(0), ())[0]
 
-    grads = jit(jax.grad(loss))(meta)
+    grads = jax.jit(jax.grad(loss))(meta)
     assert_close(grads, central_differences(loss, meta), rtol=1e-6, atol=1e-9)
     assert_moves(grads)

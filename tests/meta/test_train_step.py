@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from maml_jax import OuterResult, OuterStep, init_state, optax_outer, outer_chain
-from tests.inner.problems import assert_bits_equal, assert_close, float64, jit  # noqa: F401
+from tests.inner.problems import assert_bits_equal, assert_close, float64  # noqa: F401
 from tests.meta.problems import (
     TASKS,
     bowl,
@@ -147,7 +147,7 @@ def test_extras_are_kept_from_step_to_step():
         return OuterResult(meta, state, (metrics, extras), jnp.array(True))
 
     outer = OuterStep(lambda meta: (), count)
-    step = jit(make_step(outer=outer))
+    step = jax.jit(make_step(outer=outer))
     state = init_state(fresh_meta_params(), outer, jax.random.key(0), {"n": jnp.zeros(())})
     for _ in range(3):
         state, _ = step(state, jnp.arange(TASKS))

@@ -8,7 +8,7 @@ import pytest
 
 from maml_jax import MetaParams, adapt, sgd
 from maml_jax.tasks import quadratic
-from tests.inner.problems import META_GRADIENTS, assert_close, float64, jit  # noqa: F401
+from tests.inner.problems import META_GRADIENTS, assert_close, float64  # noqa: F401
 
 
 @pytest.mark.usefixtures("float64")
@@ -31,7 +31,7 @@ def test_quadratic_meets_its_closed_form(meta_gradient, steps):
         return quadratic.loss(adaptation.params, task, None)[0], adaptation.params
 
     meta = MetaParams(start, learning_rates=alpha)
-    grads, params = jit(jax.grad(query_loss, has_aux=True))(meta)
+    grads, params = jax.jit(jax.grad(query_loss, has_aux=True))(meta)
     assert_close(params, quadratic.adapted(start, task, alpha, steps))
     shrink = 1 - alpha * curvature
     offsets = [shrink**k * (start - task.center) for k in range(steps + 1)]
@@ -60,7 +60,7 @@ def test_closed_form_is_the_derivative_of_its_own_loss(steps):
 def test_episodes_are_keyed_standard_normal_centers():
     curvature = jnp.array([1.0, 2.0, 3.0])
     keys = jax.random.split(jax.random.key(0), 2000)
-    sample = jit(jax.vmap(lambda key: quadratic.sample_episode(key, curvature)))
+    sample = jax.jit(jax.vmap(lambda key: quadratic.sample_episode(key, curvature)))
     support, query = sample(keys)
     chex.assert_trees_all_equal(support, query)
     chex.assert_trees_all_equal((support, query), sample(keys))

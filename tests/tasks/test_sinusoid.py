@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 
 from maml_jax.tasks import sinusoid
-from tests.inner.problems import jit
 
 
 @pytest.fixture(scope="module")
 def waves():
-    return jit(jax.vmap(sinusoid.sample_wave))(jax.random.split(jax.random.key(0), 4000))
+    return jax.jit(jax.vmap(sinusoid.sample_wave))(jax.random.split(jax.random.key(0), 4000))
 
 
 @pytest.mark.parametrize(("field", "low", "high"), [("amplitude", 0.1, 5.0), ("phase", 0.0, np.pi)])
@@ -54,7 +53,7 @@ def test_oracle_sees_amplitude_and_phase_of_the_same_task():
 
 def test_points_are_uniform_and_differ_between_support_and_query():
     keys = jax.random.split(jax.random.key(0), 500)
-    episodes = jit(jax.vmap(sinusoid.sample_episode))(keys)
+    episodes = jax.jit(jax.vmap(sinusoid.sample_episode))(keys)
     for inputs in (episodes.support.inputs, episodes.query.inputs):
         assert -5 <= inputs.min() < -4.95
         assert 4.95 < inputs.max() <= 5
@@ -64,7 +63,7 @@ def test_points_are_uniform_and_differ_between_support_and_query():
 
 
 def test_the_key_determines_the_episode():
-    sample = jit(sinusoid.sample_episode)
+    sample = jax.jit(sinusoid.sample_episode)
     chex.assert_trees_all_equal(sample(jax.random.key(1)), sample(jax.random.key(1)))
     one, other = sample(jax.random.key(1)), sample(jax.random.key(2))
     assert not np.any(one.support.inputs == other.support.inputs)
