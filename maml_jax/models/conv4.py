@@ -34,7 +34,7 @@ class Conv4(nn.Module):
       >>> import jax, jax.numpy as jnp
       >>> from maml_jax.models.conv4 import Conv4
       >>> model, images = Conv4(ways=5, filters=8), jnp.zeros((10, 28, 28, 1))
-      >>> model.init_with_output(jax.random.key(0), images)[0].shape
+      >>> jax.eval_shape(model.init_with_output, jax.random.key(0), images)[0].shape
       (10, 5)
 
     References:

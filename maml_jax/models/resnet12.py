@@ -29,7 +29,7 @@ class ResNet12(nn.Module):
       >>> import jax, jax.numpy as jnp
       >>> from maml_jax.models.resnet12 import ResNet12
       >>> model, images = ResNet12(ways=5, widths=(2, 2, 4, 4)), jnp.zeros((3, 32, 32, 3))
-      >>> model.init_with_output(jax.random.key(0), images)[0].shape
+      >>> jax.eval_shape(model.init_with_output, jax.random.key(0), images)[0].shape
       (3, 5)
 
     References:

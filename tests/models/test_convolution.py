@@ -1,3 +1,5 @@
+"""Convolutions and pooling against XLA's own."""
+
 import chex
 import flax.linen as nn
 import jax
@@ -26,7 +28,7 @@ def second_order(fn, x, w):
 
 
 @pytest.mark.parametrize(("size", "kernel", "stride"), SHAPES)
-@pytest.mark.parametrize("name", CONVOLUTIONS)
+@pytest.mark.parametrize("name", sorted(set(CONVOLUTIONS) - {"lax"}))
 def test_equals_lax_to_second_order(name, size, kernel, stride):
     with jax.enable_x64(True):
         rng = np.random.default_rng(0)
@@ -36,17 +38,18 @@ def test_equals_lax_to_second_order(name, size, kernel, stride):
         value = CONVOLUTIONS[name](x, w, stride)
         chex.assert_shape(value, (2, -(-size[0] // stride), -(-size[1] // stride), 4))
         chex.assert_trees_all_close(value, lax_convolution(x, w, stride), rtol=1e-12, atol=1e-12)
-        for derivative in (jax.grad(fn, (0, 1)), jax.jit(lambda x, w: second_order(fn, x, w))):
-            chex.assert_tree_all_finite(derivative(x, w))
         chex.assert_trees_all_close(
             (jax.grad(fn, (0, 1))(x, w), jax.jit(second_order, static_argnums=0)(fn, x, w)),
-            (jax.grad(reference, (0, 1))(x, w), second_order(reference, x, w)),
+            (
+                jax.grad(reference, (0, 1))(x, w),
+                jax.jit(second_order, static_argnums=0)(reference, x, w),
+            ),
             rtol=1e-10,
             atol=1e-10,
         )
 
 
-@pytest.mark.parametrize("name", CONVOLUTIONS)
+@pytest.mark.parametrize("name", sorted(set(CONVOLUTIONS) - {"lax"}))
 def test_forward_over_reverse_under_vmap(name):
     with jax.enable_x64(True):
         rng = np.random.default_rng(1)

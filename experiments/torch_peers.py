@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 EPSILON = 1e-3
-MetaGradientFn = Callable[[], tuple[float, Any]]  # -> mean query loss, gradients
+MetaGradientFn = Callable[[], float]  # computes the meta-gradient, returns the mean query loss
 
 
 def _network(torch: Any, max_pool: bool, fused: bool) -> Callable[[Any, Any], Any]:
@@ -16,7 +16,9 @@ def _network(torch: Any, max_pool: bool, fused: bool) -> Callable[[Any, Any], An
 
     def normalize(hidden: Any, shift: Any) -> Any:
         if fused:
-            return functional.batch_norm(hidden, None, None, None, shift, True, 0.0, EPSILON)
+            # Without a weight its second derivative fails.
+            ones = torch.ones_like(shift)
+            return functional.batch_norm(hidden, None, None, ones, shift, True, 0.0, EPSILON)
         mean = hidden.mean((0, 2, 3), keepdim=True)
         variance = ((hidden - mean) ** 2).mean((0, 2, 3), keepdim=True)
         return (hidden - mean) * torch.rsqrt(variance + EPSILON) + shift[:, None, None]
@@ -68,7 +70,6 @@ def torch_func(
 ) -> MetaGradientFn:
     """torch.func: vmap over tasks of grad through grad."""
     cross_entropy = torch.nn.functional.cross_entropy
-    fixed = {name: leaf for name, leaf in params.items() if not _adapts(name)}
 
     def loss(moving: Any, fixed: Any, images: Any, targets: Any) -> Any:
         return cross_entropy(logits({**moving, **fixed}, images), targets)
@@ -83,11 +84,12 @@ def torch_func(
 
     per_task = torch.func.vmap(torch.func.grad_and_value(query_loss), in_dims=(None, 0, 0, 0, 0))
 
-    def run() -> tuple[float, Any]:
+    def run() -> float:
         grads, losses = per_task(params, *data)
-        return losses.mean().item(), {name: leaf.mean(0) for name, leaf in grads.items()}
+        for leaf in grads.values():
+            leaf.mean(0)
+        return losses.mean().item()
 
-    del fixed
     return run
 
 
@@ -101,7 +103,7 @@ def autograd_loop(
     """torch.autograd with create_graph, one task after another."""
     cross_entropy = torch.nn.functional.cross_entropy
 
-    def run() -> tuple[float, Any]:
+    def run() -> float:
         leaves, total = _leaves(params), 0.0
         for images, targets, query, query_targets in zip(*data, strict=True):
             current = dict(leaves)
@@ -114,7 +116,7 @@ def autograd_loop(
             loss = cross_entropy(logits(current, query), query_targets) / len(data[0])
             loss.backward()
             total += loss.item()
-        return total, {name: leaf.grad for name, leaf in leaves.items()}
+        return total
 
     return run
 
@@ -138,7 +140,7 @@ def higher(
     library = importlib.import_module("higher")
     cross_entropy = torch.nn.functional.cross_entropy
 
-    def run() -> tuple[float, Any]:
+    def run() -> float:
         network, total = _module(torch, logits, params), 0.0
         groups = [
             {"params": [leaf], "lr": rate if _adapts(name) else 0.0}
@@ -153,7 +155,7 @@ def higher(
                 loss = cross_entropy(adapted(query), query_targets) / len(data[0])
                 loss.backward()
                 total += loss.item()
-        return total, {name: leaf.grad for name, leaf in network.moving.items()}
+        return total
 
     return run
 
@@ -165,7 +167,7 @@ def learn2learn(
     library = importlib.import_module("learn2learn")
     cross_entropy = torch.nn.functional.cross_entropy
 
-    def run() -> tuple[float, Any]:
+    def run() -> float:
         maml, total = library.algorithms.MAML(_module(torch, logits, params), lr=rate), 0.0
         for images, targets, query, query_targets in zip(*data, strict=True):
             learner = maml.clone()
@@ -174,7 +176,7 @@ def learn2learn(
             loss = cross_entropy(learner(query), query_targets) / len(data[0])
             loss.backward()
             total += loss.item()
-        return total, {name: leaf.grad for name, leaf in maml.module.moving.items()}
+        return total
 
     return run
 

@@ -1,0 +1,283 @@
+"""Speed of the meta-gradient of convolutional networks: convolution × batching over tasks.
+
+python -m experiments.benchmark_convolution
+python -m experiments.benchmark_convolution --mode=resnet12
+
+Times whole meta-gradients (exact MAML, batch norm, float32) of three workloads in one process, in
+the order A B C A B C ..., beside PyTorch's libraries where they are installed and beside the floor:
+the matrix products that the meta-gradient cannot do without, at the rate of one large matrix
+product on the same machine. Mode resnet12 gives time and temporary memory of one task's
+meta-gradient of ResNet-12 on 84×84 images. Results go to experiments/results/.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from absl import flags
+
+from experiments import cli, results_io, torch_peers
+from maml_jax import Episode, Examples, MetaParams, adapt, provenance, sgd
+from maml_jax.meta.tasks import sum_over_tasks
+from maml_jax.models.conv4 import Conv4
+from maml_jax.models.losses import classification_loss
+from maml_jax.models.normalization import norm_shifts_do_not_adapt
+from maml_jax.models.resnet12 import ResNet12
+from maml_jax.types import Array, Params
+
+_MODE = flags.DEFINE_enum("mode", "conv4", ["conv4", "resnet12"], "what to measure")
+_ROUNDS = flags.DEFINE_integer("rounds", 7, "timed repetitions of each variant", lower_bound=1)
+_SECONDS = flags.DEFINE_float("seconds", 12.0, "no more rounds of a variant past this many seconds")
+_WORKLOADS = flags.DEFINE_list("workloads", None, "names of workloads; all by default")
+_THREADS = flags.DEFINE_integer("threads", 2, "CPU cores: devices of the last variant, and threads")
+_PEERS = flags.DEFINE_bool("peers", True, "time PyTorch's libraries too, where installed")
+_NAME = flags.DEFINE_string("name", None, "of the result; benchmark_MODE by default")
+
+
+class Workload(NamedTuple):
+    """A meta-batch: 5-way episodes, B tasks, K inner steps."""
+
+    tasks: int
+    steps: int
+    shots: int
+    query_shots: int
+    size: int
+    channels: int
+    filters: int
+    max_pool: bool
+    rate: float  # α on the mean cross-entropy
+
+
+class Variant(NamedTuple):
+    """How the convolution is computed and how tasks are batched."""
+
+    convolution: str
+    chunk: int | None  # tasks at once; None for all
+    block_patches: int | None = None  # see Convolution
+    devices: int = 1
+
+
+WAYS = 5
+WORKLOADS = {
+    "omniglot_5w1s": Workload(32, 1, 1, 1, 28, 1, 64, False, 2.0),
+    "omniglot_5w5s": Workload(8, 5, 5, 5, 28, 1, 64, False, 2.0),
+    "images84_5w1s": Workload(4, 1, 1, 15, 84, 3, 32, True, 0.05),
+}
+VARIANTS = {
+    "lax, vmap": Variant("lax", None, 0),
+    "lax, scan": Variant("lax", 1, 0),
+    "im2col without blocks, vmap": Variant("im2col", None, 0),
+    "im2col without blocks, scan": Variant("im2col", 1, 0),
+    "im2col, chunks of 4": Variant("im2col", 4),
+    "im2col, scan": Variant("im2col", 1),
+    "im2col, scan, a device a core": Variant("im2col", 1, devices=2),
+}
+
+
+def flops(workload: Workload) -> float:
+    """FLOPs of the matrix products that an exact meta-gradient needs.
+
+    g of one loss's gradient is three products a layer (output, kernel and input gradient), without
+    the input gradient of the first. An inner step is g and its derivative along a vector, 2 g.
+    """
+    size, channels, forward = workload.size, workload.channels, []
+    for _ in range(4):
+        outputs = size if workload.max_pool else -(-size // 2)
+        forward.append(2 * outputs**2 * 9 * channels * workload.filters)
+        size, channels = (size // 2 if workload.max_pool else outputs), workload.filters
+    gradient = 3 * sum(forward) - forward[0]
+    images = workload.shots * workload.steps * 3 + workload.query_shots
+    return float(workload.tasks * WAYS * images * gradient)
+
+
+def make_episodes(workload: Workload, key: Array) -> Episode:
+    """Episodes [B] of noise around a mean image a class: arithmetic is what is timed."""
+
+    def examples(key: Array, shots: int) -> Examples:
+        shape = (workload.tasks, WAYS, shots, workload.size, workload.size, workload.channels)
+        means = jax.random.uniform(mean_key, (*shape[:2], 1, *shape[3:]))
+        images = (means + jax.random.uniform(key, shape)).reshape(shape[0], -1, *shape[3:])
+        targets = jnp.tile(jnp.repeat(jnp.arange(WAYS), shots), (workload.tasks, 1))
+        return Examples(images, targets)
+
+    mean_key, support_key, query_key = jax.random.split(key, 3)
+    return Episode(examples(support_key, workload.shots), examples(query_key, workload.query_shots))
+
+
+def meta_gradient(
+    model: Any, workload: Workload, kind: str, chunk: int | None
+) -> Callable[[Params, Episode], tuple[Array, Params]]:
+    """(θ, episodes [B]) -> query loss and meta-gradient, both means over the tasks."""
+    loss_fn = classification_loss(model)
+    adapt_fn = partial(
+        adapt,
+        loss_fn,
+        sgd,
+        num_steps=workload.steps,
+        meta_gradient=kind,
+        adapts=norm_shifts_do_not_adapt,
+    )
+
+    def task_loss(init: Params, episode: Episode) -> Array:
+        key = jax.random.key(0)
+        meta_params = MetaParams(init, learning_rates=workload.rate)
+        adapted = adapt_fn(meta_params, episode.support, key).params
+        return loss_fn(adapted, episode.query, key)[0]
+
+    def mean(init: Params, episodes: Episode) -> tuple[Array, Params]:
+        total = sum_over_tasks(
+            lambda episode: jax.value_and_grad(task_loss)(init, episode), episodes, chunk=chunk
+        )
+        return jax.tree.map(lambda leaf: leaf / episodes.query.targets.shape[0], total)
+
+    return mean
+
+
+def query_loss(run: Callable[..., Any], init: Params, episodes: Episode) -> float:
+    """Runs one meta-gradient to its end and returns its query loss."""
+    return float(jax.block_until_ready(run(init, episodes))[0])
+
+
+def make_variant(
+    variant: Variant, workload: Workload, init: Params, episodes: Episode
+) -> Callable[[], float]:
+    """Runs one meta-gradient and returns its query loss."""
+    model = Conv4(
+        WAYS,
+        workload.filters,
+        workload.max_pool,
+        convolution=variant.convolution,
+        block_patches=variant.block_patches,
+    )
+    mean = meta_gradient(model, workload, "exact", variant.chunk)
+    if variant.devices == 1:
+        run = jax.jit(mean)
+    else:
+        episodes = jax.tree.map(
+            lambda leaf: leaf.reshape(variant.devices, -1, *leaf.shape[1:]), episodes
+        )
+        run = jax.pmap(
+            lambda init, episodes: jax.lax.pmean(mean(init, episodes), "devices"),
+            "devices",
+            in_axes=(None, 0),
+            out_axes=None,
+        )
+    return partial(query_loss, run, init, episodes)
+
+
+def matmul_rate(size: int = 2048) -> float:
+    """Seconds for one float32 FLOP in a size³ matrix product."""
+    matrix = jnp.ones((size, size))
+    product = jax.jit(lambda a: a @ a)
+    jax.block_until_ready(product(matrix))
+    started = time.perf_counter()
+    jax.block_until_ready(product(matrix))
+    return (time.perf_counter() - started) / (2 * size**3)
+
+
+def compare(runs: dict[str, Callable[[], float]]) -> tuple[dict[str, float], dict[str, Any]]:
+    """Query losses, and seconds of each run in rounds A B C A B C ..., after one warm-up each."""
+    losses = {name: run() for name, run in runs.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for round_ in range(_ROUNDS.value):
+        for name, run in runs.items():
+            if round_ and sum(seconds[name]) > _SECONDS.value:
+                continue
+            started = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - started)
+    return losses, seconds
+
+
+def measure(name: str, installed: dict[str, str]) -> dict[str, Any]:
+    """One workload's row of the result; prints its table."""
+    workload = WORKLOADS[name]
+    key = jax.random.key(0)
+    episodes = make_episodes(workload, key)
+    init = Conv4(WAYS, workload.filters, workload.max_pool).init(key, episodes.support.inputs[0])
+    runs: dict[str, Callable[[], float]] = {}
+    for label, variant in VARIANTS.items():
+        if variant.devices > 1:
+            variant = variant._replace(devices=jax.local_device_count())
+        if label.endswith("core") and variant.devices == 1:
+            continue
+        runs[label] = make_variant(variant, workload, init["params"], episodes)
+    peers = torch_peers.make_peers(
+        init["params"],
+        episodes,
+        steps=workload.steps,
+        rate=workload.rate,
+        max_pool=workload.max_pool,
+        installed=installed,
+    )
+    runs |= peers
+    losses, seconds = compare({**runs, "matmul": matmul_rate})
+    rates = [1 / (2 * 2048**3 / s) for s in seconds.pop("matmul")]
+    del losses["matmul"]
+    floor = flops(workload) * statistics.median(rates)
+    medians = {label: statistics.median(values) for label, values in seconds.items()}
+    best = min((label for label in medians if label in VARIANTS), key=medians.__getitem__)
+    print(f"\n{name}: {flops(workload) / 1e9:.1f} GFLOP, floor {1e3 * floor:.0f} ms")
+    for label, median in medians.items():
+        print(
+            f"  {label:30s} {1e3 * median:9.1f} ms {median / medians[best]:7.2f} x best"
+            f" {median / floor:7.2f} x floor   query loss {losses[label]:.5f}",
+            flush=True,
+        )
+    return {
+        "workload": workload._asdict(),
+        "gigaflop": flops(workload) / 1e9,
+        "matmul_gigaflops_per_second": [1e-9 / rate for rate in rates],
+        "floor_milliseconds": 1e3 * floor,
+        "best": best,
+        "milliseconds": {label: 1e3 * median for label, median in medians.items()},
+        "over_best": {label: median / medians[best] for label, median in medians.items()},
+        "over_floor": {label: median / floor for label, median in medians.items()},
+        "seconds": seconds,
+        "query_loss": losses,
+    }
+
+
+def measure_resnet12() -> list[dict[str, Any]]:
+    """One task's meta-gradient of ResNet-12, 5-way 1-shot with 15 query images a class."""
+    model, rows = ResNet12(WAYS), []
+    for steps in (1, 5):
+        workload = WORKLOADS["images84_5w1s"]._replace(tasks=1, steps=steps)
+        episodes = make_episodes(workload, jax.random.key(0))
+        init = jax.jit(model.init)(jax.random.key(0), episodes.support.inputs[0])["params"]
+        for kind in ("exact", "reverse"):
+            mean = meta_gradient(model, workload, kind, 1)
+            compiled: Any = jax.jit(mean).lower(init, episodes).compile()
+            _, seconds = compare({kind: partial(query_loss, compiled, init, episodes)})
+            row = {
+                "num_steps": steps,
+                "meta_gradient": kind,
+                "seconds": seconds[kind],
+                "temporary_megabytes": compiled.memory_analysis().temp_size_in_bytes / 1e6,
+            }
+            print(row, flush=True)
+            rows.append(row)
+    return rows
+
+
+def main(_: list[str]) -> None:
+    """Measures and keeps the results."""
+    jax.config.update("jax_num_cpu_devices", _THREADS.value)
+    installed, missing = torch_peers.available(_THREADS.value) if _PEERS.value else ({}, [])
+    for line in missing:
+        print(f"not compared with {line}")
+    record = {**provenance.describe(), "torch": installed, "missing": missing}
+    if _MODE.value == "resnet12":
+        record["resnet12"] = measure_resnet12()
+    else:
+        names = _WORKLOADS.value or list(WORKLOADS)
+        record["workloads"] = {name: measure(name, installed) for name in names}
+    print(results_io.write(_NAME.value or f"benchmark_{_MODE.value}", record))
+
+
+if __name__ == "__main__":
+    cli.run(main)
