@@ -1,4 +1,12 @@
-"""Few-shot sinusoid regression (Finn et al. 2017, section 5.1)."""
+"""Few-shot sinusoid regression (Finn et al. 2017, section 5.1).
+
+python -m experiments.train --config=configs/sinusoid.py --workdir=runs/sinusoid
+python -m experiments.train --config=configs/sinusoid.py:paper --workdir=runs/sinusoid_paper
+
+Published mean squared error after 1 / 5 / 10 steps on 5 points: 0.67 / 0.38 / 0.35 (pretrained
+network 2.41 / 2.23 / 2.19). Measured: README, from experiments/results/. On 2 CPU cores the default
+takes about 1 minute with both references, `paper` about 4.
+"""
 
 from ml_collections import ConfigDict
 
