@@ -95,11 +95,8 @@ class Checkpoints:
 
 def _checked(restored: PyTree, expected: PyTree) -> PyTree:
     """Raises ValueError where a leaf's shape or dtype is not as expected."""
-    for path, (got, want) in zip(
-        jax.tree_util.tree_leaves_with_path(expected),
-        zip(jax.tree.leaves(restored), jax.tree.leaves(expected), strict=True),
-        strict=True,
-    ):
+    wanted = jax.tree_util.tree_leaves_with_path(expected)
+    for (path, want), got in zip(wanted, jax.tree.leaves(restored), strict=True):
         if np.shape(got) != np.shape(want) or np.asarray(got).dtype != np.asarray(want).dtype:
-            raise ValueError(f"{jax.tree_util.keystr(path[0])} has shape {np.shape(got)}")
+            raise ValueError(f"{jax.tree_util.keystr(path)} has shape {np.shape(got)}")
     return restored

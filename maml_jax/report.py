@@ -174,8 +174,7 @@ def episode_picture(runs: list[Run]) -> Figure:
             index = way * config.eval.query_shots + column - shots
             right = "tab:green" if after[index] == way else "tab:red"
             _show(axes, query[index], f"{before[index]} → {after[index]}", right)
-    title = "support | query: predicted class before → after adaptation"
-    figure.suptitle(title, fontsize="small")
+    figure.suptitle("support | query: before → after", fontsize="small")
     return figure
 
 

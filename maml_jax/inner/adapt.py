@@ -140,8 +140,7 @@ def adapt(
     moving, fixed = split_params(meta_params.init, adapts)
     total = sum(jnp.size(p) for p in jax.tree.leaves(meta_params.init))
     optimizer = optax.with_extra_args_support(make_optimizer(meta_params.optimizer))
-    if carry is None:
-        carry = (moving, optimizer.init(moving))
+    carry = (moving, optimizer.init(moving)) if carry is None else carry
     chex.assert_trees_all_equal_shapes_and_dtypes(carry[0], moving)
     first_step = jnp.asarray(start, jnp.int32)
 
@@ -177,5 +176,5 @@ def adapt(
     carry, (losses, aux, gates_on, watched) = jax.lax.scan(flow.wrap_step(step), carry, steps)
     chex.assert_shape((losses, gates_on), (num_steps,))
     monitored = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, watched)
-    params = seen(carry[0], fixed, first_step + num_steps)
-    return Adaptation(params, losses, gates_on, monitored, aux, carry)
+    last = seen(carry[0], fixed, first_step + num_steps)
+    return Adaptation(last, losses, gates_on, monitored, aux, carry)
