@@ -33,8 +33,9 @@ _MODE = flags.DEFINE_enum("mode", "conv4", ["conv4", "resnet12"], "what to measu
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "timed repetitions of each variant", lower_bound=1)
 _SECONDS = flags.DEFINE_float("seconds", 12.0, "no more rounds of a variant past this many seconds")
 _WORKLOADS = flags.DEFINE_list("workloads", None, "names of workloads; all by default")
-_THREADS = flags.DEFINE_integer("threads", 2, "CPU cores: devices of the last variant, and threads")
+_THREADS = flags.DEFINE_integer("threads", 2, "CPU cores: XLA devices and PyTorch threads")
 _PEERS = flags.DEFINE_bool("peers", True, "time PyTorch's libraries too, where installed")
+_SLOW = flags.DEFINE_bool("slow", False, "run vmapped lax on large workloads too: minutes each")
 _NAME = flags.DEFINE_string("name", None, "of the result; benchmark_MODE by default")
 
 
@@ -67,15 +68,22 @@ WORKLOADS = {
     "omniglot_5w5s": Workload(8, 5, 5, 5, 28, 1, 64, False, 2.0),
     "images84_5w1s": Workload(4, 1, 1, 15, 84, 3, 32, True, 0.05),
 }
-VARIANTS = {
-    "lax, vmap": Variant("lax", None, 0),
-    "lax, scan": Variant("lax", 1, 0),
-    "im2col without blocks, vmap": Variant("im2col", None, 0),
-    "im2col without blocks, scan": Variant("im2col", 1, 0),
-    "im2col, chunks of 4": Variant("im2col", 4),
-    "im2col, scan": Variant("im2col", 1),
-    "im2col, scan, a device a core": Variant("im2col", 1, devices=2),
-}
+
+
+def make_variants() -> dict[str, Variant]:
+    """What is compared; with several devices also tasks split over them."""
+    variants = {
+        "lax, vmap": Variant("lax", None, 0),
+        "lax, scan": Variant("lax", 1, 0),
+        "im2col without blocks, vmap": Variant("im2col", None, 0),
+        "im2col without blocks, scan": Variant("im2col", 1, 0),
+        "im2col, chunks of 4": Variant("im2col", 4),
+        "im2col, scan": Variant("im2col", 1),
+    }
+    devices = jax.local_device_count()
+    if devices > 1:
+        variants["im2col, scan, split over devices"] = Variant("im2col", 1, devices=devices)
+    return variants
 
 
 def flops(workload: Workload) -> float:
@@ -200,10 +208,8 @@ def measure(name: str, installed: dict[str, str]) -> dict[str, Any]:
     episodes = make_episodes(workload, key)
     init = Conv4(WAYS, workload.filters, workload.max_pool).init(key, episodes.support.inputs[0])
     runs: dict[str, Callable[[], float]] = {}
-    for label, variant in VARIANTS.items():
-        if variant.devices > 1:
-            variant = variant._replace(devices=jax.local_device_count())
-        if label.endswith("core") and variant.devices == 1:
+    for label, variant in make_variants().items():
+        if label == "lax, vmap" and flops(workload) > 2e10 and not _SLOW.value:
             continue
         runs[label] = make_variant(variant, workload, init["params"], episodes)
     peers = torch_peers.make_peers(
@@ -220,11 +226,11 @@ def measure(name: str, installed: dict[str, str]) -> dict[str, Any]:
     del losses["matmul"]
     floor = flops(workload) * statistics.median(rates)
     medians = {label: statistics.median(values) for label, values in seconds.items()}
-    best = min((label for label in medians if label in VARIANTS), key=medians.__getitem__)
+    best = min((label for label in medians if label not in peers), key=medians.__getitem__)
     print(f"\n{name}: {flops(workload) / 1e9:.1f} GFLOP, floor {1e3 * floor:.0f} ms")
     for label, median in medians.items():
         print(
-            f"  {label:30s} {1e3 * median:9.1f} ms {median / medians[best]:7.2f} x best"
+            f"  {label:34s} {1e3 * median:9.1f} ms {median / medians[best]:7.2f} x best"
             f" {median / floor:7.2f} x floor   query loss {losses[label]:.5f}",
             flush=True,
         )
