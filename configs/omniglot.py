@@ -36,7 +36,7 @@ ROWS: dict[str, dict[str, Any]] = {
 }
 SETTINGS: dict[str, dict[str, Any]] = {
     "paper": {"num_meta_steps": 60_000},
-    "cpu": {"num_meta_steps": 8_000, "outer.schedule": "cosine", "tasks_per_chunk": 8},
+    "cpu": {"num_meta_steps": 20_000, "outer.schedule": "cosine"},
 }
 
 

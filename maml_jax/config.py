@@ -32,6 +32,7 @@ FREE_SECTIONS = (
     "data.splits_dir",
     "data.cache_dir",
     "checkpoint",
+    "cpu_devices",
     "log_every",
     "references",
 )
@@ -42,7 +43,8 @@ _DEFAULTS: dict[str, Any] = {
     "seed": 0,
     "num_meta_steps": 20_000,
     "meta_batch_size": 25,
-    "tasks_per_chunk": 0,  # 0: all tasks of a device at once
+    "tasks_per_chunk": 0,  # tasks of a device at once; 0: what is fastest on the backend
+    "cpu_devices": 0,  # that a CPU is split into; 0: what is fastest
     "steps_per_dispatch": 500,
     "log_every": 500,
     "references": (),  # baselines trained into workdir/NAME beside the run
@@ -124,6 +126,7 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "num_meta_steps": _AT_LEAST_1,
     "meta_batch_size": _AT_LEAST_1,
     "tasks_per_chunk": _AT_LEAST_0,
+    "cpu_devices": _AT_LEAST_0,
     "steps_per_dispatch": _AT_LEAST_1,
     "log_every": _AT_LEAST_1,
     "references": (

@@ -17,7 +17,14 @@ from maml_jax.meta.evaluate import Estimate
 from maml_jax.meta.objective import AdaptFn, make_objective, multi_step_weights
 from maml_jax.meta.outer import OuterStep, optax_outer, outer_chain
 from maml_jax.meta.train_step import init_state, make_train_step
-from maml_jax.parallel import EvaluationFn, TrainLoop, make_evaluation, make_train_loop
+from maml_jax.parallel import (
+    EvaluationFn,
+    TrainLoop,
+    cores_that_divide,
+    make_evaluation,
+    make_train_loop,
+    use_cpu_devices,
+)
 from maml_jax.problems import PROBLEMS, Problem
 from maml_jax.tasks.episodes import HostFeed
 from maml_jax.types import MetaParams, TrainState
@@ -68,6 +75,11 @@ def _adapts(algorithm: Algorithm, problem: Problem) -> AdaptsFn:
     return lambda path: algorithm.adapts(path) and problem.adapts(path)
 
 
+def _fastest_chunk(config: ConfigDict) -> int | None:
+    """CPU: one convolutional network at a time (experiments.benchmark_convolution)."""
+    return 1 if config.model.name != "mlp" and jax.default_backend() == "cpu" else None
+
+
 def _make_train_loop(
     config: ConfigDict, problem: Problem, outer: OuterStep, adapt_fn: AdaptFn, num_steps: int
 ) -> TrainLoop:
@@ -82,7 +94,7 @@ def _make_train_loop(
         ),
         outer,
         prepare=problem.prepare,
-        tasks_per_chunk=config.tasks_per_chunk or None,
+        tasks_per_chunk=config.tasks_per_chunk or _fastest_chunk(config),
     )
     loop = make_train_loop(train_step, meta_batch_size=config.meta_batch_size)
     if problem.host_episodes is None:
@@ -99,6 +111,9 @@ def build(config: ConfigDict) -> Experiment:
       UsageError: a key, type or value that is not allowed, or data that cannot be had.
     """
     validate(config)
+    convolutional = config.model.name != "mlp"
+    automatic = cores_that_divide(config.meta_batch_size) if convolutional else 1
+    use_cpu_devices(config.cpu_devices or automatic)
     algorithm = ALGORITHMS[config.algorithm]
     problem = PROBLEMS[config.task.name](config)
     meta_gradient = config.inner.meta_gradient

@@ -1,5 +1,7 @@
 """The only file that knows of devices: pmap over D, tasks split over D, sums reduced over D."""
 
+import contextlib
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -32,6 +34,19 @@ EvaluationFn = Callable[[MetaParams, Array], tuple[dict[str, Estimate], int]]
 
 def _device_list(devices: Sequence[jax.Device] | None) -> list[jax.Device]:
     return list(jax.devices() if devices is None else devices)
+
+
+def use_cpu_devices(number: int) -> None:
+    """Splits the CPU into devices; without effect once a computation has run or XLA_FLAGS say."""
+    if "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", number)
+
+
+def cores_that_divide(tasks: int) -> int:
+    """The largest number of this process' CPU cores that divides the tasks."""
+    cores = len(os.sched_getaffinity(0))
+    return max(number for number in range(1, cores + 1) if tasks % number == 0)
 
 
 def make_train_loop(
