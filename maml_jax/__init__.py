@@ -1,6 +1,7 @@
 """maml_jax: gradient-based meta-learning in JAX. See README.md."""
 
 from maml_jax.inner.adapt import adapt
+from maml_jax.inner.halting import Halting
 from maml_jax.inner.optimizers import adam, as_direction, heavy_ball, nesterov, sgd
 from maml_jax.meta.evaluate import Estimate
 from maml_jax.meta.objective import make_objective, multi_step_weights
@@ -16,6 +17,7 @@ __all__ = [
     "Episode",
     "Estimate",
     "Examples",
+    "Halting",
     "MetaObjective",
     "MetaParams",
     "OuterResult",

@@ -7,9 +7,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from maml_jax.algorithms import ALGORITHMS
+from maml_jax.algorithms import ALGORITHMS, AUTO
 from maml_jax.errors import UsageError
 from maml_jax.inner.gradients import META_GRADIENTS
+from maml_jax.inner.groups import GRANULARITIES
+from maml_jax.inner.halting import GATES
+from maml_jax.inner.learning_rates import RATES
 from maml_jax.inner.optimizers import INNER_OPTIMIZERS
 from maml_jax.models.convolution import CONVOLUTIONS
 from maml_jax.models.mlp import INITIALIZERS
@@ -19,7 +22,8 @@ from maml_jax.tasks.episodes import ROTATIONS
 OUTER_OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "cosine")
 OBJECTIVES = ("final", "multi_step")
-TASKS = {"sinusoid": ("mlp",), "images": ("conv4", "mlp")}  # task -> models that fit it
+COSTS = ("length", "compute")
+TASKS = {"sinusoid": ("mlp",), "images": ("conv4", "mlp", "resnet12")}  # task -> models that fit
 POOLS = ("device", "host")
 REFERENCES: dict[str, dict[str, Any]] = {
     "pretrained": {"algorithm": "pretrained"},
@@ -73,6 +77,7 @@ _DEFAULTS: dict[str, Any] = {
         "hidden": (40, 40),  # of mlp
         "kernel_init": "truncated_normal_0.01",  # of mlp
         "filters": 64,  # of conv4
+        "widths": (64, 128, 256, 512),  # of resnet12's blocks
         "max_pool": False,  # of conv4: pooling instead of strides
         "normalization": "none",
         "convolution": "auto",  # auto: what is fastest on the backend
@@ -82,15 +87,32 @@ _DEFAULTS: dict[str, Any] = {
         "optimizer": "sgd",
         "learning_rate": 0.01,  # α
         "momentum": 0.9,  # of heavy_ball and nesterov
-        "meta_gradient": "auto",  # auto: the algorithm's own
+        "meta_gradient": "auto",  # auto, here and below: the algorithm's own
+        "rates": "auto",  # fixed, or what is learned; learning_rate is where they start
+        "proximal": 2.0,  # λ of imaml
+        "cg_steps": 5,  # of imaml
+        "first_order_until": 0,  # meta-steps with inner gradients held constant, before the rest
+    },
+    "halting": {
+        "gate": "auto",
+        "granularity": "auto",
+        "initial_length": -1.0,  # in [0, K]; -1: K / 2
+        "temperature": 1.0,  # of the gates that have one, in steps
+        "final_temperature": 1.0,  # reached geometrically at the last meta-step
+        "cost": "length",  # length: mean length / K; compute: inner FLOPs / those of K full steps
+        "cost_weight": 0.0,
+        "budget": 0.0,  # 0: none; else a dual variable holds the cost at this share
+        "dual_rate": 0.01,
     },
     "outer": {
         "optimizer": "adam",
         "learning_rate": 1e-3,
-        "schedule": "constant",
+        "halting_learning_rate": 0.0,  # 0: 0.05 for lengths, 0.0075 for logits
+        "rates_learning_rate": 1e-3,
+        "schedule": "auto",
         "weight_decay": 0.0,  # of the initialization, with adamw
         "clip": 0.0,  # 0: no clipping; else gradient elements to ±clip
-        "objective": "final",
+        "objective": "auto",
         "multi_step_anneal": 10_000,  # meta-steps
         "max_nonfinite": 100,  # skipped updates after which the run stops
     },
@@ -141,7 +163,11 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.pool": _is_one_of(POOLS),
     "data.image_size": _AT_LEAST_0,
     "data.split_seed": _AT_LEAST_0,
-    "model.name": _is_one_of(("mlp", "conv4")),
+    "model.name": _is_one_of(("mlp", "conv4", "resnet12")),
+    "model.widths": (
+        (lambda value: len(value) == 4 and all(isinstance(w, int) and w > 0 for w in value)),
+        "a tuple of four positive widths",
+    ),
     "model.filters": _AT_LEAST_1,
     "model.normalization": _is_one_of(("none", *NORMALIZATIONS)),
     "model.convolution": _is_one_of(("auto", *CONVOLUTIONS)),
@@ -155,12 +181,26 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "inner.learning_rate": _POSITIVE,
     "inner.momentum": ((lambda value: 0 <= value < 1), "in [0, 1)"),
     "inner.meta_gradient": _is_one_of(("auto", *META_GRADIENTS)),
+    "inner.rates": _is_one_of(("auto", *RATES)),
+    "inner.proximal": _POSITIVE,
+    "inner.cg_steps": _AT_LEAST_1,
+    "inner.first_order_until": _AT_LEAST_0,
+    "halting.gate": _is_one_of(("auto", "none", *GATES)),
+    "halting.granularity": _is_one_of(("auto", *GRANULARITIES)),
+    "halting.temperature": _POSITIVE,
+    "halting.final_temperature": _POSITIVE,
+    "halting.cost": _is_one_of(COSTS),
+    "halting.cost_weight": _AT_LEAST_0,
+    "halting.budget": ((lambda value: 0 <= value < 1), "in [0, 1)"),
+    "halting.dual_rate": _POSITIVE,
+    "outer.halting_learning_rate": _AT_LEAST_0,
+    "outer.rates_learning_rate": _POSITIVE,
     "outer.optimizer": _is_one_of(OUTER_OPTIMIZERS),
     "outer.learning_rate": _POSITIVE,
-    "outer.schedule": _is_one_of(SCHEDULES),
+    "outer.schedule": _is_one_of(("auto", *SCHEDULES)),
     "outer.weight_decay": _AT_LEAST_0,
     "outer.clip": _AT_LEAST_0,
-    "outer.objective": _is_one_of(OBJECTIVES),
+    "outer.objective": _is_one_of(("auto", *OBJECTIVES)),
     "outer.multi_step_anneal": _AT_LEAST_1,
     "outer.max_nonfinite": _AT_LEAST_0,
     "eval.num_episodes": _AT_LEAST_1,
@@ -213,10 +253,27 @@ def validate(config: ConfigDict) -> None:
     for key, (allowed, description) in _ALLOWED.items():
         if not allowed(values[key]):
             raise UsageError(f"{key}={values[key]!r} is not allowed; use {description}")
+    _check_together(values | automatic(config))
+
+
+def automatic(config: ConfigDict) -> dict[str, Any]:
+    """Key -> value of all keys that may be "auto", as the algorithm's row decides."""
+    settings = AUTO | ALGORITHMS[config.algorithm].settings
+    values = dict(flatten(config))
+    return {key: settings[key] if values[key] == "auto" else values[key] for key in AUTO}
+
+
+def _check_together(values: dict[str, Any]) -> None:
+    """Checks what one value alone does not tell."""
     if values["model.name"] not in TASKS[values["task.name"]]:
         raise UsageError(
             f"model.name={values['model.name']!r} does not fit task.name={values['task.name']!r}; "
             f"use {', '.join(TASKS[values['task.name']])}"
+        )
+    if values["model.name"] != "mlp" and values["model.normalization"] == "none":
+        raise UsageError(
+            f"model.normalization='none' does not fit model.name={values['model.name']!r}; "
+            f"use {', '.join(NORMALIZATIONS)}"
         )
     if values["outer.objective"] == "multi_step" and values["inner.num_steps"] == 0:
         raise UsageError("outer.objective='multi_step' needs inner.num_steps of 1 or more, not 0")
@@ -224,6 +281,35 @@ def validate(config: ConfigDict) -> None:
         raise UsageError(
             f"outer.weight_decay={values['outer.weight_decay']} has no effect with "
             f"outer.optimizer={values['outer.optimizer']!r}; use 'adamw' or set it to 0"
+        )
+    _check_halting(values)
+
+
+def _check_halting(values: dict[str, Any]) -> None:
+    gate, rates, steps = values["halting.gate"], values["inner.rates"], values["inner.num_steps"]
+    flow, length = values["inner.meta_gradient"], values["halting.initial_length"]
+    if META_GRADIENTS[flow].only_init and (gate != "none" or rates != "fixed"):
+        raise UsageError(
+            f"inner.meta_gradient={flow!r} has no gradient for lengths or rates, but "
+            f"halting.gate={gate!r}, inner.rates={rates!r}; use 'none' and 'fixed'"
+        )
+    if META_GRADIENTS[flow].only_init and values["outer.objective"] == "multi_step":
+        raise UsageError(f"inner.meta_gradient={flow!r} needs outer.objective='final'")
+    if gate == "none":
+        return
+    if steps == 0 or ALGORITHMS[values["algorithm"]].train_steps(steps) == 0:
+        raise UsageError(
+            f"halting.gate={gate!r} needs inner steps; use inner.num_steps of 1 or more"
+        )
+    if length != -1 and not 0 <= length <= steps:
+        raise UsageError(
+            f"halting.initial_length={length} is not allowed; use 0 to inner.num_steps={steps}, "
+            "or -1 for half of it"
+        )
+    if GATES[gate].per_step and values["halting.granularity"] == "parameter":
+        raise UsageError(
+            f"halting.gate={gate!r} stores {steps} logits a group; use halting.granularity "
+            "'channel', 'tensor', 'layer' or 'global'"
         )
 
 

@@ -5,17 +5,22 @@ from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from maml_jax.algorithms import ALGORITHMS, Algorithm
-from maml_jax.config import validate
-from maml_jax.inner.adapt import AdaptsFn, adapt
+from maml_jax.algorithms import ALGORITHMS
+from maml_jax.config import automatic, validate
+from maml_jax.inner.adapt import adapt, split_params
+from maml_jax.inner.gradients import META_GRADIENTS, implicit
+from maml_jax.inner.halting import Halting, always_on
+from maml_jax.inner.learning_rates import RATES
 from maml_jax.inner.optimizers import INNER_OPTIMIZERS
+from maml_jax.meta.cost import Budget, LearnedLengths, annealed, compute_cost, mean_length_cost
 from maml_jax.meta.evaluate import Estimate
 from maml_jax.meta.objective import AdaptFn, make_objective, multi_step_weights
-from maml_jax.meta.outer import OuterStep, optax_outer, outer_chain
+from maml_jax.meta.outer import OuterStep, keep_within, optax_outer, outer_chain
 from maml_jax.meta.train_step import init_state, make_train_step
 from maml_jax.parallel import (
     EvaluationFn,
@@ -26,10 +31,11 @@ from maml_jax.parallel import (
     use_cpu_devices,
 )
 from maml_jax.problems import PROBLEMS, Problem
+from maml_jax.schedule import Schedule
 from maml_jax.tasks.episodes import HostFeed
-from maml_jax.types import MetaParams, TrainState
+from maml_jax.types import MetaParams, Metrics, PyTree, TrainState
 
-STREAMS = {"init": 0, "train": 1, "validation": 2, "test": 3}
+STREAMS = {"init": 0, "train": 1, "validation": 2, "test": 3, "halting": 4}
 RATE_GRID = (0.0003, 0.001, 0.003, 0.01, 0.03)  # from which a baseline's inner rate is tuned
 
 
@@ -38,7 +44,7 @@ class Evaluation(NamedTuple):
 
     estimates: dict[str, Estimate]  # "loss" and the problem's metrics, each [K+1]
     nonfinite: int  # episodes left out
-    learning_rate: float  # the inner rate that was used
+    learning_rate: float | None  # the inner rate that was used; None where rates are learned
 
 
 class Experiment(NamedTuple):
@@ -46,10 +52,11 @@ class Experiment(NamedTuple):
 
     config: ConfigDict
     problem: Problem
-    adapt_fn: AdaptFn  # bound but for the number of steps
+    adapt_fn: AdaptFn  # bound but for the number of steps; with hard gates
     init: Callable[[], TrainState]
     train: TrainLoop
-    evaluate: Callable[..., Evaluation]  # (meta_params, stream="test") -> Evaluation
+    evaluate: Callable[..., Evaluation]  # (meta_params, stream="test", soft=False) -> Evaluation
+    schedule: Schedule
 
 
 def stream_key(config: ConfigDict, stream: str) -> jax.Array:
@@ -57,22 +64,28 @@ def stream_key(config: ConfigDict, stream: str) -> jax.Array:
     return jax.random.fold_in(jax.random.key(config.seed), STREAMS[stream])
 
 
-def _outer(config: ConfigDict, algorithm: Algorithm) -> OuterStep:
+def _outer(config: ConfigDict, schedule: str, halting: Halting | None) -> OuterStep:
     outer = config.outer
-    rate: Any = outer.learning_rate
-    if outer.schedule == "cosine":
-        rate = optax.cosine_decay_schedule(rate, config.num_meta_steps)
+
+    def over_time(rate: float) -> Any:
+        if schedule == "cosine":
+            return optax.cosine_decay_schedule(rate, config.num_meta_steps)
+        return rate
+
+    rate = over_time(outer.learning_rate)
     optimizers = {
         "adam": lambda: optax.adam(rate),
         "adamw": lambda: optax.adamw(rate, weight_decay=outer.weight_decay),
         "sgd": lambda: optax.sgd(rate),
     }
-    learned = {field: optimizers[outer.optimizer]() for field in algorithm.learned}
+    learned = {"init": optimizers[outer.optimizer]()}
+    if halting is not None:
+        default = 0.05 if halting.kind.is_length else 0.0075
+        lengths_rate = over_time(outer.halting_learning_rate or default)
+        learned["halting"] = optax.chain(optax.adam(lengths_rate), keep_within(*halting.bounds))
+    if automatic(config)["inner.rates"] != "fixed":
+        learned["learning_rates"] = optax.adam(over_time(outer.rates_learning_rate))
     return optax_outer(outer_chain(learned, clip=outer.clip or None))
-
-
-def _adapts(algorithm: Algorithm, problem: Problem) -> AdaptsFn:
-    return lambda path: algorithm.adapts(path) and problem.adapts(path)
 
 
 def _fastest_chunk(config: ConfigDict) -> int | None:
@@ -80,28 +93,60 @@ def _fastest_chunk(config: ConfigDict) -> int | None:
     return 1 if config.model.name != "mlp" and jax.default_backend() == "cpu" else None
 
 
+def _learned_lengths(config: ConfigDict, halting: Halting, schedule: Schedule) -> LearnedLengths:
+    """Cost and temperature of learned lengths."""
+    settings = config.halting
+    if settings.cost == "compute":
+        cost = compute_cost(halting, schedule.moving, schedule.costs)
+    else:
+        cost = mean_length_cost(halting, schedule.moving)
+    temperature = annealed(settings.temperature, settings.final_temperature, config.num_meta_steps)
+    budget = Budget(settings.cost_weight, settings.budget or None, settings.dual_rate)
+    return LearnedLengths(halting, temperature, cost, budget)
+
+
 def _make_train_loop(
-    config: ConfigDict, problem: Problem, outer: OuterStep, adapt_fn: AdaptFn, num_steps: int
+    config: ConfigDict,
+    problem: Problem,
+    outer: OuterStep,
+    adapt_fn: AdaptFn,
+    lengths: LearnedLengths | None,
 ) -> TrainLoop:
     """The train loop on the device's own episodes, or on those that the host gathers."""
+    num_steps = ALGORITHMS[config.algorithm].train_steps(config.inner.num_steps)
     weights = None
-    if config.outer.objective == "multi_step":
+    if automatic(config)["outer.objective"] == "multi_step":
         weights = multi_step_weights(num_steps, config.outer.multi_step_anneal)
-    train_step = make_train_step(
-        problem.sampler(config.task.shots, config.task.query_shots, "train"),
-        make_objective(
-            partial(adapt_fn, num_steps=num_steps), problem.loss_fn, step_weights=weights
-        ),
-        outer,
-        prepare=problem.prepare,
-        tasks_per_chunk=config.tasks_per_chunk or _fastest_chunk(config),
-    )
-    loop = make_train_loop(train_step, meta_batch_size=config.meta_batch_size)
-    if problem.host_episodes is None:
-        return loop
-    tasks = range(config.meta_batch_size)
-    feed = HostFeed(problem.host_episodes(stream_key(config, "train"), tasks))
-    return lambda state, number: loop(state, number, feed(int(state.step), number))
+
+    def loop_of(**flow: Any) -> TrainLoop:
+        objective = make_objective(
+            partial(adapt_fn, num_steps=num_steps, **flow),
+            problem.loss_fn,
+            step_weights=weights,
+            lengths=lengths,
+        )
+        train_step = make_train_step(
+            problem.sampler(config.task.shots, config.task.query_shots, "train"),
+            objective,
+            outer,
+            prepare=problem.prepare,
+            tasks_per_chunk=config.tasks_per_chunk or _fastest_chunk(config),
+        )
+        return make_train_loop(train_step, meta_batch_size=config.meta_batch_size)
+
+    first_order, loop = loop_of(meta_gradient="first_order"), loop_of()
+    feed = None
+    if problem.host_episodes is not None:
+        tasks = range(config.meta_batch_size)
+        feed = HostFeed(problem.host_episodes(stream_key(config, "train"), tasks))
+
+    def train(state: TrainState, number: int) -> tuple[TrainState, Metrics]:
+        step = int(state.step)
+        episodes = None if feed is None else feed(step, number)
+        phase = first_order if step < config.inner.first_order_until else loop
+        return phase(state, number, episodes)
+
+    return train
 
 
 def build(config: ConfigDict) -> Experiment:
@@ -112,58 +157,88 @@ def build(config: ConfigDict) -> Experiment:
     """
     validate(config)
     convolutional = config.model.name != "mlp"
-    automatic = cores_that_divide(config.meta_batch_size) if convolutional else 1
-    use_cpu_devices(config.cpu_devices or automatic)
-    algorithm = ALGORITHMS[config.algorithm]
+    cores = cores_that_divide(config.meta_batch_size) if convolutional else 1
+    use_cpu_devices(config.cpu_devices or cores)
+    algorithm, settings = ALGORITHMS[config.algorithm], automatic(config)
+    num_steps = algorithm.train_steps(config.inner.num_steps)
     problem = PROBLEMS[config.task.name](config)
-    meta_gradient = config.inner.meta_gradient
-    if meta_gradient == "auto":
-        meta_gradient = algorithm.meta_gradient
+
+    def adapts(path: str) -> bool:
+        return algorithm.adapts(path) and (algorithm.norms_adapt or problem.adapts(path))
+
+    flow = META_GRADIENTS[settings["inner.meta_gradient"]]
+    if flow.needs_proximal:
+        flow = implicit(config.inner.cg_steps)
+    halting = None
+    if settings["halting.gate"] != "none":
+        halting = Halting(
+            settings["halting.gate"], settings["halting.granularity"], num_steps=num_steps
+        )
+    rates = RATES[settings["inner.rates"]]
     adapt_fn = partial(
         adapt,
         problem.loss_fn,
         INNER_OPTIMIZERS[config.inner.optimizer],
-        meta_gradient=meta_gradient,
-        adapts=_adapts(algorithm, problem),
+        halting=always_on if halting is None else halting.hard,
+        rates=rates.rates,
+        meta_gradient=flow,
+        proximal=config.inner.proximal if flow.needs_proximal else 0.0,
+        adapts=adapts,
         at_step=problem.at_step,
     )
-    num_steps = algorithm.train_steps(config.inner.num_steps)
-    outer = _outer(config, algorithm)
+    outer = _outer(config, settings["outer.schedule"], halting)
+    schedule = Schedule(config, problem, adapts, halting)
+    lengths = None if halting is None else _learned_lengths(config, halting, schedule)
 
     def init() -> TrainState:
+        params = problem.init_params(stream_key(config, "init"), num_steps)
+        moving = split_params(params, adapts)[0]
+        length = config.halting.initial_length
         meta_params = MetaParams(
-            init=problem.init_params(stream_key(config, "init"), num_steps),
-            learning_rates=config.inner.learning_rate,
+            init=params,
+            learning_rates=rates.init(moving, config.inner.learning_rate, num_steps),
             optimizer={"momentum": config.inner.momentum},
         )
-        return init_state(meta_params, outer, stream_key(config, "train"))
+        extras: PyTree = ()
+        if halting is not None:
+            length = num_steps / 2 if length < 0 else length
+            learned = halting.init(moving, length, stream_key(config, "halting"))
+            meta_params = meta_params._replace(halting=learned)
+            extras = {"dual": jnp.zeros(())}
+        return init_state(meta_params, outer, stream_key(config, "train"), extras)
 
     return Experiment(
         config,
         problem,
         adapt_fn,
         init,
-        _make_train_loop(config, problem, outer, adapt_fn, num_steps),
-        _make_evaluate(config, problem, adapt_fn, algorithm.tunes_rate),
+        _make_train_loop(config, problem, outer, adapt_fn, lengths),
+        _make_evaluate(config, problem, adapt_fn, halting),
+        schedule,
     )
 
 
 def _make_evaluate(
-    config: ConfigDict, problem: Problem, adapt_fn: AdaptFn, tunes_rate: bool
+    config: ConfigDict, problem: Problem, adapt_fn: AdaptFn, halting: Halting | None
 ) -> Callable[..., Evaluation]:
     @cache
-    def on(stream: str) -> EvaluationFn:
+    def on(stream: str, soft: bool) -> EvaluationFn:
         episodes = {"validation": config.eval.validation_episodes, "test": config.eval.num_episodes}
+        gates = {}
+        if soft and halting is not None:
+            gates["halting"] = halting.soft(config.halting.final_temperature)
         return make_evaluation(
-            partial(adapt_fn, num_steps=config.eval.num_steps),
+            partial(adapt_fn, num_steps=config.eval.num_steps, **gates),
             problem.loss_fn,
             problem.sampler(config.eval.shots, config.eval.query_shots, stream),
             num_episodes=episodes[stream],
             chunk=config.eval.chunk,
         )
 
-    def at(meta_params: MetaParams, stream: str) -> tuple[dict[str, Estimate], int]:
-        return on(stream)(meta_params, stream_key(config, stream))
+    def at(
+        meta_params: MetaParams, stream: str, soft: bool = False
+    ) -> tuple[dict[str, Estimate], int]:
+        return on(stream, soft)(meta_params, stream_key(config, stream))
 
     def tuned(meta_params: MetaParams) -> MetaParams:
         tried = {}
@@ -172,9 +247,11 @@ def _make_evaluate(
             tried[rate] = np.inf if nonfinite else estimates["loss"].mean[-1]
         return meta_params._replace(learning_rates=min(tried, key=lambda rate: tried[rate]))
 
-    def evaluate(meta_params: MetaParams, stream: str = "test") -> Evaluation:
-        if tunes_rate and config.eval.num_steps:
+    def evaluate(meta_params: MetaParams, stream: str = "test", soft: bool = False) -> Evaluation:
+        if ALGORITHMS[config.algorithm].tunes_rate and config.eval.num_steps:
             meta_params = tuned(meta_params)
-        return Evaluation(*at(meta_params, stream), float(meta_params.learning_rates))
+        rates = meta_params.learning_rates
+        rate = None if isinstance(rates, dict) else float(rates)
+        return Evaluation(*at(meta_params, stream, soft), rate)
 
     return evaluate

@@ -15,6 +15,7 @@ from maml_jax.models.conv4 import Conv4
 from maml_jax.models.losses import classification_logits, classification_loss, with_reference
 from maml_jax.models.mlp import MLP
 from maml_jax.models.normalization import at_step, norm_shifts_do_not_adapt, with_steps
+from maml_jax.models.resnet12 import ResNet12
 from maml_jax.tasks import sinusoid
 from maml_jax.tasks.episodes import host_episodes, make_sampler, normalise
 from maml_jax.tasks.images import Pools, load_pools
@@ -66,12 +67,20 @@ def _classifier(config: ConfigDict) -> nn.Module:
     if model.name == "mlp":
         kind = None if model.normalization == "none" else model.normalization
         return MLP(tuple(model.hidden), ways, model.kernel_init, kind, flatten=True)
+    convolution = None if model.convolution == "auto" else model.convolution
+    if model.name == "resnet12":
+        return ResNet12(
+            ways,
+            widths=tuple(model.widths),
+            normalization=model.normalization,
+            convolution=convolution,
+        )
     return Conv4(
         ways,
         filters=model.filters,
         max_pool=model.max_pool,
         normalization=model.normalization,
-        convolution=None if model.convolution == "auto" else model.convolution,
+        convolution=convolution,
     )
 
 

@@ -12,6 +12,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from maml_jax import length_figures
 from maml_jax.config import flatten
 from maml_jax.experiment import Experiment, stream_key
 from maml_jax.metrics import read_metrics
@@ -101,7 +102,9 @@ def _plot_wave(axes: Any, run: Run, task: int) -> None:
     support = sinusoid.examples(wave, jax.random.uniform(support_key, shape, float, low, high))
     inputs = jnp.linspace(low, high, 200)[:, None]
     grid = sinusoid.examples(wave, inputs)
-    meta_params = run.meta_params._replace(learning_rates=run.record["inner_learning_rate"])
+    meta_params = run.meta_params
+    if run.record["inner_learning_rate"] is not None:
+        meta_params = meta_params._replace(learning_rates=run.record["inner_learning_rate"])
     fits = run.experiment.adapt_fn(
         meta_params,
         support,
@@ -201,6 +204,24 @@ def confusion(runs: list[Run]) -> Figure:
     return figure
 
 
+def length_pictures(runs: list[Run]) -> dict[str, Callable[[list[Run]], Figure]]:
+    """The figures of a run's learned lengths; none where it has none."""
+    run = runs[0]
+    schedule = run.experiment.schedule
+    if schedule.halting is None:
+        return {}
+    lengths, most = schedule.lengths(run.meta_params), schedule.halting.num_steps
+    return {
+        "length_histograms": lambda _: length_figures.histograms(lengths, most),
+        "length_maps": lambda _: length_figures.filter_maps(lengths, most),
+        "share_alive": lambda _: length_figures.share_alive(
+            lengths, run.experiment.config.eval.num_steps
+        ),
+        "compute_over_training": lambda _: length_figures.compute_over_training(run.metrics),
+        "sparsity_over_training": lambda _: length_figures.sparsity_over_training(run.metrics),
+    }
+
+
 TASK_FIGURES: dict[str, dict[str, Callable[[list[Run]], Figure]]] = {
     "sinusoid": {"fitted_waves": fitted_waves},
     "images": {
@@ -226,6 +247,8 @@ def _results_table(runs: list[Run]) -> str:
     for run in runs:
         if "selected" in run.record:
             records.append((f"{run.name}, selected by validation", run.record["selected"]))
+        if "soft" in run.record:
+            records.append((f"{run.name}, soft gates", run.record | run.record["soft"]))
     measure = "accuracy" if "accuracy" in runs[0].record else "loss"
     last = len(runs[0].record[measure]) - 1
     shown = [step for step in (0, *FITTED_STEPS) if step < last] + [last]
@@ -233,7 +256,8 @@ def _results_table(runs: list[Run]) -> str:
     rows = [[*head, "left out"]]
     for name, record in records:
         values = [f"{record[measure][k]:.4f} ± {record[measure + '_ci95'][k]:.4f}" for k in shown]
-        rate = f"{record['inner_learning_rate']:g}"
+        rate = record["inner_learning_rate"]
+        rate = "learned" if rate is None else f"{rate:g}"
         left_out = str(record["nonfinite_episodes"])
         rows.append([name, str(record["meta_step"]), rate, *values, left_out])
     return _table(rows)
@@ -257,6 +281,7 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
         "learning_curve": learning_curve,
         "loss_against_steps": loss_against_steps,
         **TASK_FIGURES.get(config.task.name, {}),
+        **length_pictures(runs),
     }
     images = []
     for name, draw in figures.items():

@@ -6,8 +6,9 @@ import pathlib
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -18,7 +19,7 @@ from maml_jax import provenance
 from maml_jax.checkpoint import Checkpoints
 from maml_jax.config import default_config, differences, flatten, reference_config
 from maml_jax.errors import UsageError
-from maml_jax.experiment import Experiment, build
+from maml_jax.experiment import Evaluation, Experiment, build
 from maml_jax.metrics import MetricWriter, read_metrics
 from maml_jax.parallel import COUNTS
 from maml_jax.types import Metrics, TrainState
@@ -113,9 +114,13 @@ def load_run(
 
 
 def _next_stop(step: int, config: ConfigDict) -> int:
-    """End of the next dispatch: a multiple of steps_per_dispatch, whatever step a resume is at."""
-    every = config.steps_per_dispatch
-    return min((step // every + 1) * every, config.num_meta_steps)
+    """End of the next dispatch: a multiple of steps_per_dispatch, whatever step a resume is at.
+
+    Or the end of the phase of first-order gradients: a dispatch is of one phase.
+    """
+    every, phase = config.steps_per_dispatch, config.inner.first_order_until
+    stop = min((step // every + 1) * every, config.num_meta_steps)
+    return min(stop, phase) if step < phase else stop
 
 
 def _crossed(before: int, after: int, every: int) -> bool:
@@ -139,8 +144,8 @@ class _Progress:
         self._sums: dict[str, float] = {}
         self._steps = 0
 
-    def update(self, step: int, metrics: Metrics) -> None:
-        """Takes in a dispatch's metrics; writes them at the end of an interval."""
+    def update(self, step: int, metrics: Metrics, summary: Callable[[], dict[str, float]]) -> None:
+        """Takes in a dispatch's metrics; writes them and a summary at the end of an interval."""
         number = step - self._step
         for name, value in metrics.items():
             weight = 1 if name in COUNTS else number
@@ -150,18 +155,18 @@ class _Progress:
         self._bar.set_postfix(loss=f"{float(metrics['loss']):.4g}")
         last = step == self._config.num_meta_steps
         if _crossed(self._step, step, self._config.log_every) or last:
-            self._write(step)
+            self._write(step, summary())
         self._step = step
 
     def write_validation(self, step: int, values: dict[str, float]) -> None:
         """Logs a validation."""
         self._writer.write(step, values)
 
-    def _write(self, step: int) -> None:
+    def _write(self, step: int, summary: dict[str, float]) -> None:
         seconds = time.perf_counter() - self._started
         means = {n: v if n in COUNTS else v / self._steps for n, v in self._sums.items()}
         speed = {"seconds": seconds, "meta_steps_per_second": self._steps / seconds}
-        self._writer.write(step, means | speed)
+        self._writer.write(step, means | speed | summary)
         self._start_interval()
 
     def close(self) -> None:
@@ -223,7 +228,8 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> TrainState:
             while step < config.num_meta_steps:
                 stop = _next_stop(step, config)
                 state, metrics = experiment.train(state, stop - step)
-                progress.update(stop, metrics)
+                summary = partial(experiment.schedule.summary, state.meta_params)
+                progress.update(stop, metrics, summary)
                 _check_finite(state, config, checkpoints)
                 done = stop == config.num_meta_steps
                 every = config.eval.validation_every
@@ -252,9 +258,23 @@ def _check_finite(state: TrainState, config: ConfigDict, checkpoints: Checkpoint
         )
 
 
+def _estimates(evaluation: Evaluation) -> dict[str, Any]:
+    record: dict[str, Any] = {"nonfinite_episodes": evaluation.nonfinite}
+    for name, estimate in evaluation.estimates.items():
+        record[name] = [float(value) for value in estimate.mean]
+        record[f"{name}_ci95"] = [float(value) for value in estimate.ci95]
+        record[f"{name}_median"] = [float(value) for value in estimate.median]
+    return record
+
+
 def _evaluate_state(experiment: Experiment, state: TrainState) -> dict[str, Any]:
-    """What is kept of an evaluation: one JSON object."""
-    config, evaluation = experiment.config, experiment.evaluate(state.meta_params)
+    """What is kept of an evaluation: one JSON object.
+
+    Learned lengths are evaluated hard; what the soft gates of training give is under "soft".
+    """
+    config, schedule = experiment.config, experiment.schedule
+    evaluation = experiment.evaluate(state.meta_params)
+    lengths = schedule.lengths(state.meta_params)
     record: dict[str, Any] = {
         "algorithm": config.algorithm,
         "meta_step": int(state.step),
@@ -262,12 +282,12 @@ def _evaluate_state(experiment: Experiment, state: TrainState) -> dict[str, Any]
         **{name: config.eval[name] for name in ("num_episodes", "shots", "query_shots")},
         "num_steps": config.eval.num_steps,
         "inner_learning_rate": evaluation.learning_rate,
-        "nonfinite_episodes": evaluation.nonfinite,
+        "inner_compute": [schedule.compute(lengths, k) for k in range(config.eval.num_steps + 1)],
+        **_estimates(evaluation),
     }
-    for name, estimate in evaluation.estimates.items():
-        record[name] = [float(value) for value in estimate.mean]
-        record[f"{name}_ci95"] = [float(value) for value in estimate.ci95]
-        record[f"{name}_median"] = [float(value) for value in estimate.median]
+    if schedule.halting is not None:
+        record["lengths"] = schedule.summary(state.meta_params)
+        record["soft"] = _estimates(experiment.evaluate(state.meta_params, soft=True))
     return record
 
 

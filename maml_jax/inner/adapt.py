@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from maml_jax.inner.gradients import META_GRADIENTS
+from maml_jax.inner.gradients import META_GRADIENTS, MetaGradient
+from maml_jax.inner.groups import path_of
 from maml_jax.inner.halting import GateFn, always_on
 from maml_jax.inner.learning_rates import RateFn, broadcast
 from maml_jax.inner.optimizers import MakeOptimizer
@@ -33,9 +34,8 @@ def split_params(params: Params, adapts: AdaptsFn) -> tuple[Params, Params]:
     """Splits params into (those that adapt, those that do not), None in the others' places."""
 
     def select(wanted: bool) -> Params:
-        def keep(path: Any, leaf: Array) -> Array | None:
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
-            return leaf if adapts(name) == wanted else None
+        def keep(key_path: Any, leaf: Array) -> Array | None:
+            return leaf if adapts(path_of(key_path)) == wanted else None
 
         return jax.tree_util.tree_map_with_path(keep, params)
 
@@ -57,13 +57,19 @@ def _share_on(gates: PyTree, moving: Params, total: int) -> Array:
     return sum(on, jnp.zeros(())) / max(total, 1)
 
 
-def _check_arguments(num_steps: int, meta_gradient: str) -> None:
+def _check_arguments(
+    num_steps: int, meta_gradient: str | MetaGradient, proximal: float
+) -> MetaGradient:
     if num_steps < 0:
         raise ValueError(f"num_steps={num_steps} is negative; use 0 (no adaptation) or more")
-    if meta_gradient not in META_GRADIENTS:
-        raise ValueError(
-            f"meta_gradient={meta_gradient!r} is unknown; choose from {', '.join(META_GRADIENTS)}"
-        )
+    if isinstance(meta_gradient, str):
+        if meta_gradient not in META_GRADIENTS:
+            names = ", ".join(META_GRADIENTS)
+            raise ValueError(f"meta_gradient={meta_gradient!r} is unknown; choose from {names}")
+        meta_gradient = META_GRADIENTS[meta_gradient]
+    if meta_gradient.needs_proximal and proximal <= 0:
+        raise ValueError(f"an implicit meta-gradient with proximal={proximal}; use more than 0")
+    return meta_gradient
 
 
 def _move(params: Params, alphas: PyTree, gates: PyTree, directions: Params) -> Params:
@@ -83,7 +89,8 @@ def adapt(
     num_steps: int,
     halting: GateFn = always_on,
     rates: RateFn = broadcast,
-    meta_gradient: str = "exact",
+    meta_gradient: str | MetaGradient = "exact",
+    proximal: float = 0.0,
     monitor: Callable[[Params, Array], PyTree] | None = None,
     at_step: Callable[[Params, Array], Params] = same_at_every_step,
     start: int = 0,
@@ -109,7 +116,9 @@ def adapt(
       num_steps: K ≥ 0.
       halting: (meta_params.halting, params, k) -> gates in [0, 1] that broadcast to params.
       rates: (meta_params.learning_rates, params, k) -> step sizes that broadcast to params.
-      meta_gradient: `exact`, `reverse` or `first_order` (see `maml_jax.inner.gradients`).
+      meta_gradient: `exact`, `reverse`, `first_order`, `implicit` or `reptile`, or a row of one's
+        own (see `maml_jax.inner.gradients`).
+      proximal: λ of a term λ/2 ‖θ_k − θ‖² in the inner loss, over the parameters that move.
       monitor: (params, k) -> pytree, evaluated before each step and after the last. It carries
         gradients: multi-step losses and accuracy after every step come from it.
       at_step: (params, k) -> what losses and monitor see of them at step k, for parameters that
@@ -122,7 +131,8 @@ def adapt(
       An `Adaptation`.
 
     Raises:
-      ValueError: num_steps is negative, or meta_gradient is not a known name.
+      ValueError: num_steps is negative, meta_gradient is not a known name, or it is implicit and
+        proximal is not positive.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -135,13 +145,12 @@ def adapt(
     References:
       Finn, Abbeel, Levine, Model-Agnostic Meta-Learning, ICML 2017, arXiv:1703.03400.
     """
-    _check_arguments(num_steps, meta_gradient)
-    flow = META_GRADIENTS[meta_gradient]
-    moving, fixed = split_params(meta_params.init, adapts)
+    flow = _check_arguments(num_steps, meta_gradient, proximal)
+    origin, fixed = split_params(meta_params.init, adapts)
     total = sum(jnp.size(p) for p in jax.tree.leaves(meta_params.init))
     optimizer = optax.with_extra_args_support(make_optimizer(meta_params.optimizer))
-    carry = (moving, optimizer.init(moving)) if carry is None else carry
-    chex.assert_trees_all_equal_shapes_and_dtypes(carry[0], moving)
+    carry = (origin, optimizer.init(origin)) if carry is None else carry
+    chex.assert_trees_all_equal_shapes_and_dtypes(carry[0], origin)
     first_step = jnp.asarray(start, jnp.int32)
 
     def seen(moving: Params, fixed: Params, k: Array) -> Params:
@@ -160,6 +169,9 @@ def adapt(
         step_key = jax.random.fold_in(key, k)
         value, grads = inner_gradient(moving, fixed, support, step_key, k, closed_over)
         loss, aux = jax.lax.stop_gradient(value)
+        if proximal:
+            pull = jax.tree.map(lambda p, center: proximal * (p - center), moving, origin)
+            grads = jax.tree.map(jnp.add, grads, pull)
         gates = halting(meta_params.halting, moving, k)
         directions, new_state = optimizer.update(
             grads, optimizer_state, moving, gate=gates, value=loss
@@ -176,5 +188,10 @@ def adapt(
     carry, (losses, aux, gates_on, watched) = jax.lax.scan(flow.wrap_step(step), carry, steps)
     chex.assert_shape((losses, gates_on), (num_steps,))
     monitored = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, watched)
-    last = seen(carry[0], fixed, first_step + num_steps)
+    last_step = first_step + num_steps
+    last_key = jax.random.fold_in(key, last_step)
+    rest = (fixed, support, last_key, last_step, closed_over)
+    rest = (fixed, support, last_key, last_step, closed_over)
+    moved, fixed = flow.finish(inner_gradient, origin, carry[0], rest, proximal)
+    last = seen(moved, fixed, last_step)
     return Adaptation(last, losses, gates_on, monitored, aux, carry)

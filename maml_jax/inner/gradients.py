@@ -8,6 +8,9 @@ With adjoint λ_k = ∂L_query/∂θ_k, the inner step θ_{k+1} = θ_k − α g(
 - `reverse`: ordinary reverse-over-reverse; the reference, and the only one for losses without
   forward-mode rules (a custom_vjp inside the loss).
 - `first_order`: g is a constant, H λ = 0 (FOMAML).
+- `implicit`: not through the steps at all, but through the minimum of a proximal problem (iMAML).
+- `reptile`: no gradient of the query loss; θ − φ stands in its place (Nichol et al. 2018,
+  arXiv:1803.02999).
 
 Reference: Kemaev et al., MixFlow-MG, ICML 2025, arXiv:2505.00793 (mixed mode).
 """
@@ -30,11 +33,29 @@ InnerGradient = Callable[..., tuple[tuple[Array, PyTree], PyTree]]  # -> (loss, 
 StepFn = Callable[[PyTree, Array], tuple[PyTree, PyTree]]  # the body of the inner scan
 
 
+FinishFn = Callable[[InnerGradient, PyTree, PyTree, tuple[Any, ...], float], tuple[PyTree, PyTree]]
+
+
+def as_adapted(
+    inner_gradient: InnerGradient,
+    origin: PyTree,
+    adapted: PyTree,
+    rest: tuple[Any, ...],
+    proximal: float,
+) -> tuple[PyTree, PyTree]:
+    """Gradients flow through the steps: (φ, fixed parameters) as they are."""
+    del inner_gradient, origin, proximal
+    return adapted, rest[0]
+
+
 class MetaGradient(NamedTuple):
     """One way for meta-gradients to flow."""
 
     inner_gradient: Callable[[InnerLoss], InnerGradient]
     wrap_step: Callable[[StepFn], StepFn]  # what the scan's backward pass keeps of a step
+    finish: FinishFn = as_adapted  # (∇L, θ, φ, other arguments of ∇L, λ) -> (φ, fixed parameters)
+    needs_proximal: bool = False
+    only_init: bool = False  # lengths, rates and optimizer get no gradient
 
     def inner_gradient_of(
         self, loss_fn: InnerLoss, *examples: PyTree
@@ -113,6 +134,10 @@ def _split_inexact(tree: PyTree) -> tuple[list[Any], Callable[..., PyTree], list
     return floats, join, discrete
 
 
+def _no_tangents(leaves: list[Any]) -> list[Any]:
+    return [np.zeros(jnp.shape(leaf), jax.dtypes.float0) for leaf in leaves]
+
+
 def mixed_mode(loss_fn: InnerLoss) -> InnerGradient:
     """Value and gradient of `loss_fn`, with forward-over-reverse as the gradient's derivative.
 
@@ -146,8 +171,7 @@ def mixed_mode(loss_fn: InnerLoss) -> InnerGradient:
             return jax.grad(loss, argnums=(0, 1))(params, floats)
 
         _, (params_bar, floats_bar) = jax.jvp(all_gradients, (params,), (vector,))
-        no_tangents = [np.zeros(jnp.shape(leaf), jax.dtypes.float0) for leaf in discrete]
-        return params_bar, join(floats_bar, no_tangents)
+        return params_bar, join(floats_bar, _no_tangents(discrete))
 
     with_mixed_mode: Any = jax.custom_vjp(value_and_grad)
     with_mixed_mode.defvjp(forward, backward)
@@ -169,8 +193,99 @@ def keep_everything(step: StepFn) -> StepFn:
     return step
 
 
+@jax.custom_vjp
+def _reptile_params(origin: PyTree, adapted: PyTree) -> PyTree:
+    """φ, with θ − φ as the gradient with respect to θ whatever is done with φ."""
+    del origin
+    return adapted
+
+
+def _reptile_backward(residuals: tuple[PyTree, PyTree], _: PyTree) -> tuple[PyTree, PyTree]:
+    origin, adapted = residuals
+    return jax.tree.map(jnp.subtract, origin, adapted), jax.tree.map(jnp.zeros_like, adapted)
+
+
+_reptile_params.defvjp(
+    lambda origin, adapted: (adapted, (origin, adapted)),
+    _reptile_backward,
+)
+
+
+def reptile_finish(
+    inner_gradient: InnerGradient,
+    origin: PyTree,
+    adapted: PyTree,
+    rest: tuple[Any, ...],
+    proximal: float,
+) -> tuple[PyTree, PyTree]:
+    """The gradient of θ is θ − φ; parameters that do not adapt get none."""
+    del inner_gradient, proximal
+    return _reptile_params(origin, adapted), jax.lax.stop_gradient(rest[0])
+
+
+def keep_nothing(step: StepFn) -> StepFn:
+    """A step that no gradient passes."""
+
+    def constant_step(carry: PyTree, k: Array) -> tuple[PyTree, PyTree]:
+        return jax.lax.stop_gradient(step(jax.lax.stop_gradient(carry), k))
+
+    return constant_step
+
+
+def implicit(cg_steps: int = 5) -> MetaGradient:
+    """Implicit differentiation of φ = argmin L(φ) + λ/2 ‖φ − θ‖² (iMAML).
+
+    dφ/dθ = (I + H/λ)⁻¹ with H = ∇²L(φ), whatever path the steps took to φ; for anything else η
+    that the inner loss depends on, dφ/dη = −(I + H/λ)⁻¹ ∂∇L/∂η / λ. The inverse is applied by
+    conjugate gradients. Memory and time of the backward pass do not depend on K.
+
+    Args:
+      cg_steps: conjugate-gradient steps, one Hessian-vector product each.
+
+    References:
+      Rajeswaran, Finn, Kakade, Levine, Meta-Learning with Implicit Gradients, NeurIPS 2019,
+      arXiv:1909.04630.
+    """
+
+    def finish(
+        inner_gradient: InnerGradient,
+        origin: PyTree,
+        adapted: PyTree,
+        rest: tuple[Any, ...],
+        proximal: float,
+    ) -> tuple[PyTree, PyTree]:
+        def backward(residuals: Any, cotangent: PyTree) -> tuple[PyTree, PyTree, PyTree]:
+            adapted, rest = residuals
+            floats, join, discrete = _split_inexact(rest)
+
+            def gradient(params: PyTree, floats: list[Any]) -> PyTree:
+                return inner_gradient(params, *join(floats))[1]
+
+            def matrix(vector: PyTree) -> PyTree:
+                along = jax.jvp(lambda params: gradient(params, floats), (adapted,), (vector,))[1]
+                return jax.tree.map(lambda v, h: v + h / proximal, vector, along)
+
+            solution = jax.scipy.sparse.linalg.cg(matrix, cotangent, maxiter=cg_steps, tol=0.0)[0]
+            _, pull_back = jax.vjp(lambda floats: gradient(adapted, floats), floats)
+            floats_bar = pull_back(jax.tree.map(lambda x: -x / proximal, solution))[0]
+            rest_bar = join(floats_bar, _no_tangents(discrete))
+            return solution, jax.tree.map(jnp.zeros_like, adapted), rest_bar
+
+        def forward(origin: PyTree, adapted: PyTree, rest: PyTree) -> tuple[PyTree, Any]:
+            del origin
+            return adapted, (adapted, rest)
+
+        argmin: Any = jax.custom_vjp(lambda origin, adapted, rest: adapted)
+        argmin.defvjp(forward, backward)
+        return argmin(origin, jax.lax.stop_gradient(adapted), rest), rest[0]
+
+    return MetaGradient(reverse, keep_nothing, finish, needs_proximal=True, only_init=True)
+
+
 META_GRADIENTS = {
     "exact": MetaGradient(mixed_mode, keep_gradients),
     "reverse": MetaGradient(reverse, keep_everything),
     "first_order": MetaGradient(first_order, keep_gradients),
+    "implicit": implicit(),
+    "reptile": MetaGradient(reverse, keep_nothing, reptile_finish, only_init=True),
 }

@@ -60,22 +60,22 @@ def get_granularity(name: str) -> Granularity:
 
 
 def group(
-    params: Params, granularity: str, fill: Callable[[str, tuple[int, ...]], Array]
+    params: Params, granularity: str, fill: Callable[[int, tuple[int, ...]], Array]
 ) -> Grouped:
     """Makes a grouped tree over the tensors of params.
 
     Args:
       params: leaves [*p]; None where a tensor does not adapt.
       granularity: a name in `GRANULARITIES`.
-      fill: (group's name, shape of its values) -> values.
+      fill: (index of the group, shape of its values) -> values.
 
     Example:
       >>> import jax.numpy as jnp
       >>> from maml_jax.inner.groups import group
       >>> params = {"conv": {"kernel": jnp.ones((3, 3, 1, 2)), "bias": jnp.ones(2)}}
-      >>> jnp.shape(group(params, "channel", lambda name, shape: jnp.zeros(shape))["conv/kernel"])
+      >>> jnp.shape(group(params, "channel", lambda index, shape: jnp.zeros(shape))["conv/kernel"])
       (1, 1, 1, 2)
-      >>> list(group(params, "layer", lambda name, shape: jnp.zeros(shape)))
+      >>> list(group(params, "layer", lambda index, shape: jnp.zeros(shape)))
       ['conv']
     """
     kind = get_granularity(granularity)
@@ -83,7 +83,7 @@ def group(
         kind.name_of(path): kind.shape_of(jnp.shape(leaf))
         for path, leaf in with_paths(params).items()
     }
-    return {name: fill(name, shape) for name, shape in shapes.items()}
+    return {name: fill(index, shape) for index, (name, shape) in enumerate(shapes.items())}
 
 
 def expand(grouped: Grouped, params: Params, granularity: str) -> PyTree:

@@ -6,11 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from maml_jax.meta.cost import LearnedLengths
 from maml_jax.types import Adaptation, Array, LossFn, MetaParams, Metrics, Params, PyTree
 
 # adapt with everything bound but (meta_params, support, key) and keyword overrides
 AdaptFn = Callable[..., Adaptation]
 StepWeightsFn = Callable[[Array], Array]  # meta-step -> weights [K] of the K query losses
+GATES = 2  # folded into an objective's key for the noise of gates
 TaskObjective = Callable[
     [MetaParams, Any, Array, Array, PyTree], tuple[Array, tuple[Metrics, PyTree]]
 ]
@@ -50,7 +52,11 @@ def multi_step_weights(num_steps: int, anneal_steps: int) -> StepWeightsFn:
 
 
 def make_objective(
-    adapt_fn: AdaptFn, query_loss_fn: LossFn, *, step_weights: StepWeightsFn | None = None
+    adapt_fn: AdaptFn,
+    query_loss_fn: LossFn,
+    *,
+    step_weights: StepWeightsFn | None = None,
+    lengths: LearnedLengths | None = None,
 ) -> TaskObjective:
     """The query loss of one adapted task.
 
@@ -60,6 +66,8 @@ def make_objective(
         It may make its own query data from the adapted params and the key.
       step_weights: None optimises the loss after the last step; otherwise the multi-step loss
         Σ_k w_k L_query(θ_k), evaluated inside the scan.
+      lengths: learned lengths: their gates, and the cost that is added to the loss. The state's
+        extras are then {"dual": λ}, with λ = 0 to begin with.
 
     Returns:
       objective(meta_params, episode, key, step, extras) -> (loss [], (metrics, extras)).
@@ -75,18 +83,25 @@ def make_objective(
             del k
             return query_loss_fn(params, query, query_key)
 
+        gates = {}
+        if lengths is not None:
+            gates = {"halting": lengths.gates(step, jax.random.fold_in(key, GATES))}
         if step_weights is None:
-            adaptation = adapt_fn(meta_params, support, adapt_key)
+            adaptation = adapt_fn(meta_params, support, adapt_key, **gates)
             loss, aux = query_loss(adaptation.params, jnp.zeros((), jnp.int32))
             final_loss = loss
         else:
-            adaptation = adapt_fn(meta_params, support, adapt_key, monitor=query_loss)
+            adaptation = adapt_fn(meta_params, support, adapt_key, monitor=query_loss, **gates)
             losses, all_aux = adaptation.monitored
             loss = jnp.sum(step_weights(step) * losses[1:])
             final_loss, aux = losses[-1], jax.tree.map(lambda leaf: leaf[-1], all_aux)
         metrics = {"query_loss": final_loss, **(aux if isinstance(aux, dict) else {})}
         if adaptation.losses.size:
             metrics["support_loss"] = adaptation.losses[0]
+        if lengths is not None:
+            term, extras = lengths.term(meta_params, step, extras)
+            metrics |= {"cost": term, **extras}
+            loss = loss + term
         return loss, (metrics, extras)
 
     return objective

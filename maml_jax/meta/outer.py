@@ -58,6 +58,15 @@ def optax_outer(optimizer: optax.GradientTransformation) -> OuterStep:
     return OuterStep(optimizer.init, step)
 
 
+def keep_within(low: float, high: float) -> optax.GradientTransformation:
+    """Shortens updates so that the parameters stay in [low, high]: the last link of a chain."""
+
+    def update(updates: PyTree, params: PyTree) -> PyTree:
+        return jax.tree.map(lambda u, p: jnp.clip(p + u, low, high) - p, updates, params)
+
+    return optax.stateless(update)
+
+
 def outer_chain(
     learned: dict[str, optax.GradientTransformation], *, clip: float | None = None
 ) -> optax.GradientTransformation:
