@@ -4,13 +4,14 @@ python -m experiments.inspect --workdir=runs/adaptive_k
 """
 
 import pathlib
+from collections.abc import Callable
 
 import numpy as np
 
 from experiments import cli
 
 _WORKDIR = cli.define_workdir()
-_STATISTICS = {
+_STATISTICS: dict[str, Callable[[np.ndarray], float]] = {
     "min": np.min,
     "mean": np.mean,
     "p90": lambda value: np.percentile(value, 90),

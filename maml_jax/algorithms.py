@@ -18,7 +18,7 @@ AUTO: dict[str, Any] = {
 
 
 class Algorithm(NamedTuple):
-    """One row. Learned beside θ: lengths where there is a gate, step sizes unless rates are fixed."""
+    """One row. Learned beside θ: lengths if there is a gate, step sizes unless they are fixed."""
 
     paper: str
     summary: str

@@ -187,6 +187,7 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "inner.first_order_until": _AT_LEAST_0,
     "halting.gate": _is_one_of(("auto", "none", *GATES)),
     "halting.granularity": _is_one_of(("auto", *GRANULARITIES)),
+    "halting.initial_length": ((lambda value: value == -1 or value >= 0), "0 to K, or -1"),
     "halting.temperature": _POSITIVE,
     "halting.final_temperature": _POSITIVE,
     "halting.cost": _is_one_of(COSTS),
@@ -258,7 +259,7 @@ def validate(config: ConfigDict) -> None:
 
 def automatic(config: ConfigDict) -> dict[str, Any]:
     """Key -> value of all keys that may be "auto", as the algorithm's row decides."""
-    settings = AUTO | ALGORITHMS[config.algorithm].settings
+    settings = {**AUTO, **ALGORITHMS[config.algorithm].settings}
     values = dict(flatten(config))
     return {key: settings[key] if values[key] == "auto" else values[key] for key in AUTO}
 
@@ -318,7 +319,7 @@ def reference_config(config: ConfigDict, name: str) -> ConfigDict:
     reference = ConfigDict(config.to_dict())
     reference.update_from_flattened_dict(REFERENCES[name])
     reference.references = ()
-    reference.outer.objective = "final"
+    reference.outer.objective = "auto"
     return reference
 
 

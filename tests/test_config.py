@@ -1,6 +1,7 @@
 """Config keys, types, values; cards."""
 
 import pathlib
+import re
 import runpy
 
 import pytest
@@ -38,6 +39,12 @@ BAD = [
     ("outer.weight_decay", 0.1, "adamw"),
     ("model.hidden", (40, 0), "positive widths"),
     ("references", ("oracl",), "oracle"),
+    ("halting.gate", "rampe", "ramp"),
+    ("halting.granularity", "filter", "channel"),
+    ("halting.initial_length", -0.5, "-1"),
+    ("halting.budget", 1.0, "[0, 1)"),
+    ("halting.cost", "flops", "compute"),
+    ("inner.rates", "per_layer", "tensor"),
     ("model.name", "conv4", "mlp"),
     ("task.ways", 1, "2 or more"),
     ("data.rotation", "90", "per_class"),
@@ -67,6 +74,26 @@ def test_a_bad_value_is_named_with_what_is_allowed(key: str, value: object, hint
     assert repr(value) in message or str(value) in message
     assert hint in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "hint"),
+    [
+        ({"algorithm": "reptile", "halting.gate": "ramp"}, "no gradient for lengths or rates"),
+        ({"algorithm": "imaml", "inner.rates": "tensor"}, "use 'none' and 'fixed'"),
+        ({"algorithm": "imaml", "outer.objective": "multi_step"}, "outer.objective='final'"),
+        ({"algorithm": "adaptive_k", "inner.num_steps": 0}, "inner.num_steps of 1 or more"),
+        ({"algorithm": "pretrained", "halting.gate": "ramp"}, "needs inner steps"),
+        ({"algorithm": "adaptive_k", "halting.initial_length": 2.0}, "0 to inner.num_steps=1"),
+        ({"algorithm": "adaptive_k", "halting.gate": "survival"}, "'channel', 'tensor'"),
+        ({"task.name": "images", "model.name": "conv4"}, "batch, support"),
+    ],
+)
+def test_values_that_do_not_fit_together_are_refused(changes: dict, hint: str) -> None:
+    config = default_config()
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(UsageError, match=re.escape(hint)):
+        validate(config)
 
 
 def test_a_wrong_type_and_a_missing_key_are_named() -> None:

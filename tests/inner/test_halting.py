@@ -1,0 +1,325 @@
+"""Gates: their derivatives against the closed form, their bounds, hard lengths and costs."""
+
+import itertools
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from maml_jax import Halting, MetaParams, adapt, sgd
+from maml_jax.inner.groups import GRANULARITIES
+from maml_jax.inner.halting import GATES, always_on
+from maml_jax.meta.outer import keep_within
+from maml_jax.types import Array
+from tests.inner.problems import (
+    assert_bits_equal,
+    assert_close,
+    assert_moves,
+    central_differences,
+    float64,  # noqa: F401, a fixture
+    net_params,
+    regression_episode,
+    regression_loss,
+)
+
+STEPS, ALPHA, TAU = 4, 0.3, 0.7
+LENGTHS = [gate for gate in GATES if GATES[gate].is_length]
+KEY = jax.random.key(0)
+SHAPES = {"body": {"kernel": (1, 3)}, "head": {"kernel": (3, 1)}}
+
+
+def fractional_lengths() -> dict[str, Array]:
+    """Lengths that are not integral, both bounds apart."""
+    return {
+        "body/kernel": jnp.array([[0.3, 1.7, 3.4]]),
+        "head/kernel": jnp.array([[2.2], [0.6], [3.9]]),
+    }
+
+
+def learned_values(gate: str) -> dict[str, Array]:
+    if gate == "binary":
+        return {name: value - 2.0 for name, value in fractional_lengths().items()}
+    if gate == "survival":
+        shapes = {"body/kernel": (1, 3), "head/kernel": (1, 1)}
+        return {
+            name: jax.random.normal(jax.random.fold_in(KEY, index), (STEPS, *shape)) + 1
+            for index, (name, shape) in enumerate(shapes.items())
+        }
+    return fractional_lengths()
+
+
+def all_lengths(length: float) -> dict[str, Array]:
+    return jax.tree.map(lambda x: jnp.full_like(x, length), fractional_lengths())
+
+
+def halting_of(gate: str) -> Halting:
+    granularity = "channel" if GATES[gate].per_step else "parameter"
+    return Halting(gate, granularity, num_steps=STEPS)
+
+
+def query_loss(halting: Halting, gates: Callable, values: dict[str, Array]) -> Array:
+    meta_params = MetaParams(net_params(), halting=values, learning_rates=ALPHA)
+    support, query = regression_episode(KEY)
+    adapted = adapt(regression_loss, sgd, meta_params, support, KEY, num_steps=STEPS, halting=gates)
+    return regression_loss(adapted.params, query, KEY)[0]
+
+
+def sensitivities(gates_at: Callable[[int], dict[str, Array]]) -> list[dict[str, Array]]:
+    """∂L/∂m_k = −α u_k λ_{k+1}, by the recursion λ_k = λ_{k+1} − α H_k (m_k ∘ λ_{k+1})."""
+    support, query = regression_episode(KEY)
+
+    def gradient(params: dict) -> dict:
+        return jax.grad(lambda p: regression_loss(p, support, KEY)[0])(params)
+
+    states, directions = [net_params()], []
+    for k in range(STEPS):
+        directions.append(gradient(states[-1]))
+        states.append(
+            jax.tree.map(lambda p, m, u: p - ALPHA * m * u, states[-1], gates_at(k), directions[-1])
+        )
+    adjoint = jax.grad(lambda p: regression_loss(p, query, KEY)[0])(states[-1])
+    result = []
+    for k in reversed(range(STEPS)):
+        result.append(jax.tree.map(lambda u, lam: -ALPHA * u * lam, directions[k], adjoint))
+        gated = jax.tree.map(jnp.multiply, gates_at(k), adjoint)
+        curved = jax.jvp(gradient, (states[k],), (gated,))[1]
+        adjoint = jax.tree.map(lambda lam, h: lam - ALPHA * h, adjoint, curved)
+    return result[::-1]
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+def derivative(gate: str, length: np.ndarray, k: int) -> np.ndarray:
+    """∂m_k/∂κ as REFERENCES states it, by hand."""
+    s = sigmoid((length - k - 0.5) / TAU)
+    if gate in ("ramp", "straight_through_ramp"):
+        return ((k <= length) & (length < k + 1)).astype(float)
+    if gate in ("sigmoid", "straight_through"):
+        return s * (1 - s) / TAU
+    if gate == "binary":
+        return np.full(length.shape, 0.5)
+    inside = (1.2 * s - 0.1 > 0) & (1.2 * s - 0.1 < 1)
+    return inside * 1.2 * s * (1 - s) / TAU
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("gate", [name for name in GATES if name != "survival"])
+def test_the_gradient_of_lengths_is_the_closed_form(gate: str) -> None:
+    halting, values = halting_of(gate), learned_values(gate)
+    gates = halting.soft(TAU)
+    grads = jax.grad(lambda v: query_loss(halting, gates, v))(values)
+    by_gate = sensitivities(lambda k: gates(values, net_params(), jnp.int32(k)))
+    for name, layer in (("body/kernel", "body"), ("head/kernel", "head")):
+        expected = sum(
+            derivative(gate, np.asarray(values[name]), k) * np.asarray(by_gate[k][layer]["kernel"])
+            for k in range(STEPS)
+        )
+        assert_close(grads[name], expected, rtol=1e-9)
+    assert_moves(grads)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("gate", ["ramp", "sigmoid", "survival", "hard_concrete"])
+@pytest.mark.parametrize("noisy", [False, True])
+def test_the_gradient_of_lengths_equals_finite_differences(gate: str, noisy: bool) -> None:
+    halting, values = halting_of(gate), learned_values(gate)
+    gates = halting.soft(TAU, jax.random.key(5) if noisy else None)
+
+    def loss(values: dict[str, Array]) -> Array:
+        return query_loss(halting, gates, values)
+
+    grads = jax.jit(jax.grad(loss))(values)
+    assert_close(grads, central_differences(loss, values), rtol=1e-6, atol=1e-9)
+    assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(grads)) > 1e-4
+
+
+@pytest.mark.usefixtures("float64")
+def test_integral_ramp_lengths_equal_a_plain_loop_per_parameter() -> None:
+    lengths = {
+        "body/kernel": jnp.array([[0.0, 1.0, 4.0]]),
+        "head/kernel": jnp.array([[2.0], [3.0], [0.0]]),
+    }
+    halting = halting_of("ramp")
+    support, query = regression_episode(KEY)
+    params = net_params()
+    for k in range(STEPS):
+        grads = jax.grad(lambda p: regression_loss(p, support, KEY)[0])(params)
+        for layer in params:
+            moves = k < lengths[f"{layer}/kernel"]
+            moved = params[layer]["kernel"] - ALPHA * grads[layer]["kernel"]
+            params[layer] = {"kernel": jnp.where(moves, moved, params[layer]["kernel"])}
+    plain = regression_loss(params, query, KEY)[0]
+    assert_close(query_loss(halting, halting.soft(), lengths), plain)
+    assert_close(query_loss(halting, halting.hard, lengths), plain)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("gate", ["ramp", "straight_through_ramp"])
+def test_lengths_at_both_bounds_stay_alive(gate: str) -> None:
+    halting = halting_of(gate)
+    inside = {0.0: 1e-6, float(STEPS): STEPS - 1e-6}
+    for bound, near in inside.items():
+        at, close = (
+            jax.grad(lambda v: query_loss(halting, halting.soft(), v))(all_lengths(length))
+            for length in (bound, near)
+        )
+        assert_moves(at)
+        if gate == "ramp":  # the one-sided derivative that looks inwards
+            assert_close(at, close, rtol=1e-4, atol=1e-6)
+
+
+def test_a_length_of_zero_freezes_bit_for_bit_and_comes_back() -> None:
+    """A descent on κ from 0 revives a parameter that the query loss wants to move."""
+    halting = Halting("ramp", "parameter", num_steps=STEPS)
+    params, lengths = {"w": jnp.array([0.1, -0.7])}, {"w": jnp.zeros(2)}
+
+    def loss(lengths: dict[str, Array]) -> tuple[Array, Array]:
+        adapted = adapt(
+            lambda p, target, key: (0.5 * jnp.sum((p["w"] - target) ** 2), ()),
+            *(sgd, MetaParams(params, halting=lengths, learning_rates=0.5), jnp.ones(2), KEY),
+            num_steps=STEPS,
+            halting=halting.soft(),
+        ).params
+        return jnp.sum((adapted["w"] - 1) ** 2), adapted
+
+    assert_bits_equal(loss(lengths)[1], params)
+    outer = optax.chain(optax.sgd(0.5), keep_within(*halting.bounds))
+    for _ in range(3):
+        grads = jax.grad(lambda v: loss(v)[0])(lengths)
+        lengths = optax.apply_updates(lengths, outer.update(grads, outer.init(lengths), lengths)[0])
+    assert np.all(np.asarray(lengths["w"]) > 0.5)
+
+
+def test_binary_reproduces_sparse_maml_by_hand() -> None:
+    """One weight, L_in = ½ (w − 1)², L_out = ½ w², θ = 0.5, α = 0.2, one step, first order."""
+    halting = Halting("binary", "parameter", num_steps=1)
+    for logit, adapted in ((0.3, 0.5 + 0.2 * 0.5), (-0.3, 0.5)):
+
+        def loss(values: dict[str, Array]) -> Array:
+            meta_params = MetaParams({"w": jnp.array([0.5])}, values, 0.2)
+            moved = adapt(
+                lambda p, support, key: (0.5 * jnp.sum((p["w"] - 1) ** 2), ()),
+                *(sgd, meta_params, None, KEY),
+                num_steps=1,
+                halting=halting.soft(),
+                meta_gradient="first_order",
+            ).params["w"]
+            return 0.5 * jnp.sum(moved**2)
+
+        value, grads = jax.value_and_grad(loss)({"w": jnp.array([logit])})
+        np.testing.assert_allclose(value, 0.5 * adapted**2, rtol=1e-6)
+        # ∂L/∂x = ½ · (−α g) · φ with g = −0.5; the ½ of sparse-MAML's backward pass.
+        np.testing.assert_allclose(grads["w"], [0.5 * 0.2 * 0.5 * adapted], rtol=1e-6)
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_gates_never_rise_and_hard_ones_are_zero_or_one(gate: str) -> None:
+    halting, values = halting_of(gate), learned_values(gate)
+    for gates in (halting.soft(TAU), halting.soft(TAU, jax.random.key(3)), halting.hard):
+        at = [jax.tree.leaves(gates(values, net_params(), jnp.int32(k))) for k in range(STEPS)]
+        for earlier, later in itertools.pairwise(at):
+            for a, b in zip(earlier, later, strict=True):
+                assert np.all((b >= 0) & (b <= a) & (a <= 1))
+    assert {float(x) for step in at for leaf in step for x in np.ravel(leaf)} <= {0.0, 1.0}
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_hard_lengths_count_the_steps_of_the_hard_gates(gate: str) -> None:
+    halting, values = halting_of(gate), learned_values(gate)
+    counted = sum(
+        jax.tree.leaves(halting.hard(values, net_params(), jnp.int32(k)))[0] for k in range(STEPS)
+    )
+    lengths = halting.hard_lengths(values)["body/kernel"]
+    chex.assert_trees_all_equal(lengths, counted)
+    if gate in LENGTHS:
+        np.testing.assert_array_equal(lengths, np.floor(np.asarray(values["body/kernel"]) + 0.5))
+
+
+@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_every_granularity_starts_at_its_length_and_broadcasts(gate: str, granularity: str) -> None:
+    if GATES[gate].per_step and granularity == "parameter":
+        with pytest.raises(ValueError, match="stores 4 logits a group"):
+            Halting(gate, granularity, num_steps=STEPS)
+        return
+    halting = Halting(gate, granularity, num_steps=STEPS)
+    values = halting.init(net_params(), 2.0, KEY)
+    gates = halting.soft()(values, net_params(), jnp.int32(0))
+    jax.tree.map(
+        lambda gate, p: chex.assert_equal(jnp.broadcast_shapes(gate.shape, p.shape), p.shape),
+        *(gates, net_params()),
+    )
+    number = {"layer": 2, "global": 1, "tensor": 2, "channel": 4, "parameter": 6}[granularity]
+    chex.assert_equal(sum(v.size for v in halting.hard_lengths(values).values()), number)
+    if gate in LENGTHS:
+        assert all(np.all(v == 2) for v in halting.hard_lengths(values).values())
+    if gate == "survival":
+        lengths = halting.expected_lengths(values)
+        np.testing.assert_allclose(jax.tree.leaves(lengths)[0], 2.0, rtol=1e-4)
+
+
+def test_mask_logits_start_half_on_and_shift_with_the_length() -> None:
+    params = {"w": jnp.zeros((30, 40)), "b": jnp.zeros(40)}
+    for length, share in ((5.0, 0.5), (8.0, 0.8)):
+        halting = Halting("binary", "parameter", num_steps=10)
+        values = halting.init(params, length, KEY)
+        assert abs(float(jnp.mean(values["w"] > 0)) - share) < 0.05
+    chex.assert_shape(values["w"], (30, 40))
+
+
+@pytest.mark.usefixtures("float64")
+def test_hard_concrete_is_on_as_often_as_its_cost_says() -> None:
+    halting, values = halting_of("hard_concrete"), learned_values("hard_concrete")
+    keys = jax.random.split(KEY, 4_000)
+
+    def draw(key: Array, k: Array) -> Array:
+        return halting.soft(TAU, key)(values, net_params(), k)["body"]["kernel"] > 0
+
+    for k in map(jnp.int32, range(STEPS)):
+        measured = jnp.mean(jax.vmap(draw, (0, None))(keys, k), axis=0)
+        stated = halting.probabilities_on(values, k, TAU)["body/kernel"]
+        np.testing.assert_allclose(measured, stated, atol=0.03)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("gate", GATES)
+def test_expected_lengths_are_sums_of_gates_with_their_gradient(gate: str) -> None:
+    halting, values = halting_of(gate), learned_values(gate)
+
+    def total(values: dict[str, Array]) -> Array:
+        return sum(v.sum() for v in halting.expected_lengths(values, TAU).values())
+
+    def plain(values: dict[str, Array]) -> Array:
+        on = [halting.probabilities_on(values, jnp.int32(k), TAU) for k in range(STEPS)]
+        return sum(leaf.sum() for leaf in jax.tree.leaves(on))
+
+    assert_close(total(values), plain(values))
+    assert_close(jax.grad(total)(values), jax.grad(plain)(values))
+    assert_moves(jax.grad(total)(values))
+
+
+@pytest.mark.usefixtures("float64")
+def test_all_on_equals_maml_and_all_halted_equals_zero_shot() -> None:
+    halting = halting_of("ramp")
+    for length, expected in (
+        (STEPS, query_loss(halting, always_on, {})),
+        (0, regression_loss(net_params(), regression_episode(KEY)[1], KEY)[0]),
+    ):
+        assert_close(query_loss(halting, halting.soft(), all_lengths(length)), expected)
+
+
+def test_unknown_names_and_lengths_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"gate='step' is unknown; choose from ramp"):
+        Halting("step", num_steps=3)
+    with pytest.raises(ValueError, match=r"granularity='filter' is unknown; choose from parameter"):
+        Halting("ramp", "filter", num_steps=3)
+    with pytest.raises(ValueError, match=r"initial length 5 is outside \[0, 4\]"):
+        halting_of("ramp").init(net_params(), 5, KEY)
+    with pytest.raises(ValueError, match="num_steps=0; use 1 or more"):
+        Halting("ramp", num_steps=0)
