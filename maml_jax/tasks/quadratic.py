@@ -28,11 +28,34 @@ def loss(params: Array, quadratic: Quadratic, key: Array) -> tuple[Array, tuple[
     return 0.5 * jnp.sum(quadratic.curvature * (params - quadratic.center) ** 2), ()
 
 
-def sample_episode(key: Array, curvature: Array) -> tuple[Quadratic, Quadratic]:
-    """Draws a center; support and query are the same quadratic with curvature [n]."""
+def sample_episode(
+    key: Array, curvature: Array, noise: Array | float = 0.0
+) -> tuple[Quadratic, Quadratic]:
+    """Draws a center c ~ N(0, I); the support data see it as c + noise · ε, ε ~ N(0, I).
+
+    Args:
+      key: [].
+      curvature: [n], h.
+      noise: [n] or [], its standard deviation; 0 gives the same quadratic twice.
+
+    Returns:
+      (support, query).
+    """
     center = jax.random.normal(key, curvature.shape, curvature.dtype)
-    quadratic = Quadratic(curvature, center)
-    return quadratic, quadratic
+    error = jax.random.normal(jax.random.fold_in(key, 1), curvature.shape, curvature.dtype)
+    return Quadratic(curvature, center + noise * error), Quadratic(curvature, center)
+
+
+def expected_losses(
+    curvature: Array, noise: Array, learning_rate: Array, num_steps: Array
+) -> Array:
+    """Each coordinate's expected query loss after K steps from θ_0 = 0, [n].
+
+    ½ h ((1 − ρ)² + ρ² s²) with ρ = 1 − (1 − αh)^K: more steps fit the noise s too. Over real K the
+    minimum is at (1 − αh)^K = s² / (1 + s²).
+    """
+    moved = 1 - (1 - learning_rate * curvature) ** num_steps
+    return 0.5 * curvature * ((1 - moved) ** 2 + (moved * noise) ** 2)
 
 
 def adapted(params: Array, quadratic: Quadratic, learning_rate: Array, num_steps: int) -> Array:
