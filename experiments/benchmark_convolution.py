@@ -63,6 +63,8 @@ class Variant(NamedTuple):
 
 
 WAYS = 5
+MATMUL = 2048
+PAUSE = 0.3  # seconds: the threads of the run before, PyTorch's above all, spin on for a while
 WORKLOADS = {
     "omniglot_5w1s": Workload(32, 1, 1, 1, 28, 1, 64, False, 2.0),
     "omniglot_5w5s": Workload(8, 5, 5, 5, 28, 1, 64, False, 2.0),
@@ -177,14 +179,11 @@ def make_variant(
     return partial(query_loss, run, init, episodes)
 
 
-def matmul_rate(size: int = 2048) -> float:
-    """Seconds for one float32 FLOP in a size³ matrix product."""
-    matrix = jnp.ones((size, size))
+def make_matmul() -> Callable[[], float]:
+    """One float32 matrix product of 2 · MATMUL³ FLOPs, the rate of which is the machine's."""
+    matrix = jnp.ones((MATMUL, MATMUL))
     product = jax.jit(lambda a: a @ a)
-    jax.block_until_ready(product(matrix))
-    started = time.perf_counter()
-    jax.block_until_ready(product(matrix))
-    return (time.perf_counter() - started) / (2 * size**3)
+    return lambda: float(jax.block_until_ready(product(matrix))[0, 0])
 
 
 def compare(runs: dict[str, Callable[[], float]]) -> tuple[dict[str, float], dict[str, Any]]:
@@ -195,6 +194,7 @@ def compare(runs: dict[str, Callable[[], float]]) -> tuple[dict[str, float], dic
         for name, run in runs.items():
             if round_ and sum(seconds[name]) > _SECONDS.value:
                 continue
+            time.sleep(PAUSE)
             started = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - started)
@@ -221,10 +221,10 @@ def measure(name: str, installed: dict[str, str]) -> dict[str, Any]:
         installed=installed,
     )
     runs |= peers
-    losses, seconds = compare({**runs, "matmul": matmul_rate})
-    rates = [1 / (2 * 2048**3 / s) for s in seconds.pop("matmul")]
+    losses, seconds = compare({"matmul": make_matmul(), **runs})
+    rates = [2 * MATMUL**3 / s for s in seconds.pop("matmul")]
     del losses["matmul"]
-    floor = flops(workload) * statistics.median(rates)
+    floor = flops(workload) / statistics.median(rates)
     medians = {label: statistics.median(values) for label, values in seconds.items()}
     best = min((label for label in medians if label not in peers), key=medians.__getitem__)
     print(f"\n{name}: {flops(workload) / 1e9:.1f} GFLOP, floor {1e3 * floor:.0f} ms")
@@ -237,7 +237,7 @@ def measure(name: str, installed: dict[str, str]) -> dict[str, Any]:
     return {
         "workload": workload._asdict(),
         "gigaflop": flops(workload) / 1e9,
-        "matmul_gigaflops_per_second": [1e-9 / rate for rate in rates],
+        "matmul_gigaflops_per_second": [1e-9 * rate for rate in rates],
         "floor_milliseconds": 1e3 * floor,
         "best": best,
         "milliseconds": {label: 1e3 * median for label, median in medians.items()},

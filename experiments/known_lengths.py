@@ -31,7 +31,7 @@ from maml_jax import (
     provenance,
     sgd,
 )
-from maml_jax.meta.cost import Budget, LearnedLengths, mean_length_cost
+from maml_jax.meta.cost import Budget, LearnedLengths, annealed, mean_length_cost
 from maml_jax.meta.outer import keep_within
 from maml_jax.tasks import quadratic
 from maml_jax.types import Array, Params
@@ -82,7 +82,7 @@ def learn(problem: Problem, gate: str, start: float, cost: float, num_steps: int
         return quadratic.loss(params["theta"], data, key)
 
     lengths = LearnedLengths(
-        halting, lambda step: 1.0, mean_length_cost(halting, params), Budget(cost)
+        halting, annealed(1.0, 1.0, num_steps), mean_length_cost(halting, params), Budget(cost)
     )
     objective = make_objective(
         partial(adapt, support_loss, sgd, num_steps=K_MAX), loss_fn, lengths=lengths
@@ -129,7 +129,8 @@ def compare(problem: Problem, learned: np.ndarray, cost: float) -> dict[str, Any
 
 def main(_: list[str]) -> None:
     """Learns, compares and keeps."""
-    started, problem, runs = time.time(), make_problem(jax.random.key(0)), []
+    started, problem = time.time(), make_problem(jax.random.key(0))
+    runs: list[dict[str, Any]] = []
     for gate in _GATES.value:
         for start in (1.0, K_MAX / 2):
             for cost in map(float, _COSTS.value):

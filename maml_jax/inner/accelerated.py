@@ -1,0 +1,619 @@
+"""Accelerated first-order methods as optax transforms, for inner loops with learned lengths.
+
+Each `scale_by_*` maps gradients g_k to a direction u_k, for θ_{k+1} = θ_k − α u_k. They are
+ordinary optax transforms: pure, differentiable with respect to gradients and hyper-parameters, and
+free of Python state; `optax.chain(scale_by_ogm(10), optax.scale(-0.1))` is an optimizer. Those that
+find a step size of their own run with α = 1.
+
+Hyper-parameters may be arrays under a trace; a momentum may be a scalar or a tree that broadcasts
+to the parameters. Extra arguments of `update`, all optional:
+
+- `gate`: a tree that broadcasts to the gradients; a coordinate moves by α · gate · u.
+- `value`: [], the loss at the current parameters.
+
+Halting. In a transform that works coordinate by coordinate (momentum methods, Chebyshev) a halted
+coordinate's state goes on changing and no longer matters. Transforms with inner products over
+coordinates leave out those whose gate is 0, now and in their memory, and take the movement
+θ_k − θ_{k−1} that really happened: halted coordinates never change the others' direction.
+Methods made for a final T (OGM's last step, Chebyshev step sizes) take T from the static number of
+steps of the call: a coordinate that halts earlier keeps an incomplete polynomial. The Chebyshev
+semi-iteration is optimal at every prefix instead.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from maml_jax.types import Array, Params, PyTree
+
+Coefficient = Any  # a scalar, or a tree that broadcasts to the parameters
+
+
+def _times(coefficient: Coefficient, tree: PyTree) -> PyTree:
+    """coefficient · tree, in the tree's dtypes."""
+    if jax.tree_util.treedef_is_leaf(jax.tree.structure(coefficient)):
+        return jax.tree.map(lambda x: jnp.asarray(coefficient * x, x.dtype), tree)
+    return jax.tree.map(lambda c, x: jnp.asarray(c * x, x.dtype), coefficient, tree)
+
+
+def _add(*trees: PyTree) -> PyTree:
+    return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *trees)
+
+
+def _subtract(a: PyTree, b: PyTree) -> PyTree:
+    return jax.tree.map(jnp.subtract, a, b)
+
+
+def _dot(a: PyTree, b: PyTree) -> Array:
+    """Σ a b over all coordinates, in float32 or better."""
+    parts = jax.tree.map(lambda x, y: jnp.sum(x * y, dtype=jnp.promote_types(x.dtype, float)), a, b)
+    return sum(jax.tree.leaves(parts), jnp.zeros(()))
+
+
+def _moving(tree: PyTree, gate: PyTree | None) -> PyTree:
+    """The coordinates whose gate is not 0; zeros in the others' places."""
+    if gate is None:
+        return tree
+    return jax.tree.map(lambda m, x: jnp.where(m > 0, x, jnp.zeros_like(x)), gate, tree)
+
+
+def _ratio(numerator: Array, denominator: Array, valid: Array, otherwise: Array | float) -> Array:
+    """numerator / denominator where valid; both branches have finite derivatives."""
+    return jnp.where(valid, numerator / jnp.where(valid, denominator, 1.0), otherwise)
+
+
+def _select(condition: Array, yes: PyTree, no: PyTree) -> PyTree:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+
+
+def _zeros_like(params: Params) -> Params:
+    return jax.tree.map(jnp.zeros_like, params)
+
+
+class HeavyBallState(NamedTuple):
+    """Of `scale_by_heavy_ball`."""
+
+    momentum: Params  # m, [*p]
+
+
+def scale_by_heavy_ball(momentum: Coefficient) -> optax.GradientTransformationExtraArgs:
+    """Polyak's heavy ball: m ← g + μ m, u = m.
+
+    On a quadratic with spectrum [μ_, L] it contracts best, by (√κ − 1)/(√κ + 1) a step, with
+    α = 4/(√L + √μ_)² and μ the square of that rate.
+
+    Args:
+      momentum: μ in [0, 1).
+
+    References:
+      Polyak, Some methods of speeding up the convergence of iteration methods, 1964.
+    """
+
+    def update(
+        updates: PyTree, state: HeavyBallState, params: Params | None = None, **extra: Any
+    ) -> tuple[PyTree, HeavyBallState]:
+        del params, extra
+        new = _add(updates, _times(momentum, state.momentum))
+        return new, HeavyBallState(new)
+
+    return optax.GradientTransformationExtraArgs(
+        lambda params: HeavyBallState(_zeros_like(params)), update
+    )
+
+
+class ExtrapolationState(NamedTuple):
+    """Of Nesterov's methods and OGM."""
+
+    momentum: Params  # m = −(y_k − y_{k−1})/α, [*p], with y the sequence before extrapolation
+    gradient: PyTree  # of the step before, [*p]; () where the method does not need it
+    beta: Coefficient  # the coefficients that led to the current point
+    gamma: Array  # []
+    t: Array  # [], t_k or θ_k
+    taken: Array  # [], number of steps taken
+
+
+# (t_k, k) -> (β, γ, t_{k+1}) of x_{k+1} = y_{k+1} + β (y_{k+1} − y_k) + γ (y_{k+1} − x_k)
+SequenceFn = Callable[[Array, Array], tuple[Coefficient, Array, Array]]
+
+
+def _extrapolation(
+    sequence: SequenceFn, *, keeps_gradient: bool = False
+) -> optax.GradientTransformationExtraArgs:
+    """y_{k+1} = x_k − αg; x_{k+1} = y_{k+1} + β (y_{k+1} − y_k) + γ (y_{k+1} − x_k).
+
+    With m = −(y_{k+1} − y_k)/α = g + β_{k−1} m + γ_{k−1} g_{k−1}: u = g + β m + γ g.
+    """
+
+    def init(params: Params) -> ExtrapolationState:
+        zero, one = jnp.zeros(()), jnp.ones(())
+        beta = jax.tree.map(lambda x: jnp.zeros_like(jnp.asarray(x, float)), sequence(one, zero)[0])
+        gradient = _zeros_like(params) if keeps_gradient else ()
+        count = jnp.zeros((), jnp.int32)
+        return ExtrapolationState(_zeros_like(params), gradient, beta, zero, one, count)
+
+    def update(
+        updates: PyTree, state: ExtrapolationState, params: Params | None = None, **extra: Any
+    ) -> tuple[PyTree, ExtrapolationState]:
+        del params, extra
+        momentum = _add(updates, _times(state.beta, state.momentum))
+        if keeps_gradient:
+            momentum = _add(momentum, _times(state.gamma, state.gradient))
+        beta, gamma, t = sequence(state.t, state.taken)
+        direction = _add(updates, _times(beta, momentum))
+        if keeps_gradient:
+            direction = _add(direction, _times(gamma, updates))
+        beta = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), beta, state.beta)
+        gradient = updates if keeps_gradient else ()
+        return direction, ExtrapolationState(
+            momentum, gradient, beta, jnp.asarray(gamma, state.gamma.dtype), t, state.taken + 1
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def scale_by_nesterov(momentum: Coefficient) -> optax.GradientTransformationExtraArgs:
+    """Nesterov's method with constant momentum: m ← g + μ m, u = g + μ m.
+
+    Args:
+      momentum: μ in [0, 1).
+    """
+    return _extrapolation(lambda t, count: (momentum, jnp.zeros(()), t))
+
+
+def scale_by_nesterov_strongly_convex(
+    inverse_condition: Coefficient,
+) -> optax.GradientTransformationExtraArgs:
+    """Nesterov's method for strongly convex functions: constant μ = (1 − √q)/(1 + √q).
+
+    With α = 1/L it contracts by 1 − √q a step on a quadratic.
+
+    Args:
+      inverse_condition: q = μ/L in (0, 1].
+    """
+    root = jax.tree.map(jnp.sqrt, inverse_condition)
+    return scale_by_nesterov(jax.tree.map(lambda r: (1 - r) / (1 + r), root))
+
+
+def _next_t(t: Array, factor: float | Array = 4.0) -> Array:
+    return (1 + jnp.sqrt(1 + factor * t**2)) / 2
+
+
+def scale_by_nesterov_sequence() -> optax.GradientTransformationExtraArgs:
+    """Nesterov's method with the t-sequence (FISTA): β = (t − 1)/t⁺, t⁺ = ½ (1 + √(1 + 4t²)).
+
+    With α = 1/L: f(y_T) − f* ≤ 2 L R²/(T + 1)², y the points before extrapolation.
+
+    References:
+      Beck, Teboulle, A fast iterative shrinkage-thresholding algorithm, 2009.
+    """
+
+    def sequence(t: Array, count: Array) -> tuple[Array, Array, Array]:
+        del count
+        following = _next_t(t)
+        return (t - 1) / following, jnp.zeros(()), following
+
+    return _extrapolation(sequence)
+
+
+def scale_by_ogm(num_steps: int) -> optax.GradientTransformationExtraArgs:
+    """The optimized gradient method: FISTA with γ = t/t⁺ added, and another last step.
+
+    With α = 1/L: f(x_T) − f* ≤ L R²/(2 θ_T²), half of FISTA's bound and the best of any first-order
+    method on smooth convex functions.
+
+    Args:
+      num_steps: T, the last of which uses t⁺ = ½ (1 + √(1 + 8t²)).
+
+    Raises:
+      ValueError: num_steps is below 1.
+
+    References:
+      Kim, Fessler, Optimized first-order methods for smooth convex minimization, 2016.
+    """
+    if num_steps < 1:
+        raise ValueError(f"OGM with num_steps={num_steps}; use 1 or more")
+
+    def sequence(t: Array, count: Array) -> tuple[Array, Array, Array]:
+        following = _next_t(t, jnp.where(count == num_steps - 1, 8.0, 4.0))
+        return (t - 1) / following, t / following, following
+
+    return _extrapolation(sequence, keeps_gradient=True)
+
+
+class RestartState(NamedTuple):
+    """Of `adaptive_restart`."""
+
+    inner: PyTree
+    value: Array  # [], the loss of the step before; +inf at first
+    restarts: Array  # [], how often it restarted
+
+
+def adaptive_restart(
+    inner: optax.GradientTransformation, scheme: str = "gradient"
+) -> optax.GradientTransformationExtraArgs:
+    """Forgets the momentum of `inner` when it points uphill.
+
+    `gradient`: restarts when g · (y⁺ − y) > 0, i.e. when Σ gate · g · m < 0 for the momentum m (for
+    a transform without one: its direction u). `value`: restarts when the loss has risen; `update`
+    then needs `value`.
+
+    Args:
+      inner: any transform; it starts anew from init(params).
+      scheme: `gradient` or `value`.
+
+    Raises:
+      ValueError: an unknown scheme, or `value` missing from an update that needs it.
+
+    References:
+      O'Donoghue, Candès, Adaptive restart for accelerated gradient schemes, 2015.
+    """
+    if scheme not in ("gradient", "value"):
+        raise ValueError(f"restart scheme {scheme!r} is unknown; use 'gradient' or 'value'")
+    inner = optax.with_extra_args_support(inner)
+
+    def init(params: Params) -> RestartState:
+        value = jnp.full((), jnp.inf, float)
+        return RestartState(inner.init(params), value, jnp.zeros((), jnp.int32))
+
+    def update(
+        updates: PyTree,
+        state: RestartState,
+        params: Params | None = None,
+        *,
+        gate: PyTree | None = None,
+        value: Array | None = None,
+        **extra: Any,
+    ) -> tuple[PyTree, RestartState]:
+        extra = {**extra, "gate": gate, "value": value}
+        went_on, kept = inner.update(updates, state.inner, params, **extra)
+        start = inner.init(updates if params is None else params)
+        restarted, fresh = inner.update(updates, start, params, **extra)
+        if scheme == "value":
+            if value is None:
+                raise ValueError("restart scheme 'value' needs the loss: update(..., value=loss)")
+            uphill = value > state.value
+        else:
+            movement = getattr(kept, "momentum", went_on)
+            gated = movement if gate is None else jax.tree.map(jnp.multiply, gate, movement)
+            uphill = _dot(updates, gated) < 0
+        new_value = state.value if value is None else jnp.asarray(value, state.value.dtype)
+        return _select(uphill, restarted, went_on), RestartState(
+            _select(uphill, fresh, kept), new_value, state.restarts + uphill
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def stable_order(nodes: np.ndarray) -> np.ndarray:
+    """Leja's order: each node the farthest, in the product of distances, from those before it.
+
+    Step sizes taken in this order keep all partial products of (1 − α_k h) moderate.
+    """
+    order = [int(np.argmax(np.abs(nodes)))]
+    while len(order) < len(nodes):
+        distance = np.abs(nodes[:, None] - nodes[None, order])
+        with np.errstate(divide="ignore"):
+            score = np.log(distance).sum(1)
+        score[order] = -np.inf
+        order.append(int(np.argmax(score)))
+    return np.array(order)
+
+
+class CountState(NamedTuple):
+    """Of `scale_by_chebyshev_steps`."""
+
+    taken: Array  # [], number of steps taken
+
+
+def scale_by_chebyshev_steps(
+    smallest: Array | float, largest: Array | float, num_steps: int
+) -> optax.GradientTransformationExtraArgs:
+    """Chebyshev step sizes 1/α_k = (L+μ)/2 + (L−μ)/2 · cos((2j−1)π/2T), in a stable order; α = 1.
+
+    After T steps an eigenvector of μ or L is contracted by 1/T_T((κ+1)/(κ−1)), any other by no
+    more: the lower bound of all first-order methods. Before T there is no such promise.
+
+    Args:
+      smallest: μ > 0, of the spectrum; may be learned.
+      largest: L ≥ μ; may be learned.
+      num_steps: T; further steps begin the sequence again.
+
+    Raises:
+      ValueError: num_steps is below 1.
+    """
+    if num_steps < 1:
+        raise ValueError(f"Chebyshev step sizes with num_steps={num_steps}; use 1 or more")
+    nodes = np.cos((2 * np.arange(1, num_steps + 1) - 1) * np.pi / (2 * num_steps))
+    nodes = nodes[stable_order(nodes)]
+
+    def update(
+        updates: PyTree, state: CountState, params: Params | None = None, **extra: Any
+    ) -> tuple[PyTree, CountState]:
+        del params, extra
+        node = jnp.asarray(nodes)[state.taken % num_steps]
+        step = 1 / ((largest + smallest) / 2 + (largest - smallest) / 2 * node)
+        return _times(step, updates), CountState(state.taken + 1)
+
+    return optax.GradientTransformationExtraArgs(
+        lambda params: CountState(jnp.zeros((), jnp.int32)), update
+    )
+
+
+class SemiIterationState(NamedTuple):
+    """Of `scale_by_chebyshev`."""
+
+    direction: Params  # u_{k−1}, [*p]
+    rho: Array  # []
+    taken: Array  # [], number of steps taken
+
+
+def scale_by_chebyshev(
+    smallest: Array | float, largest: Array | float
+) -> optax.GradientTransformationExtraArgs:
+    """The Chebyshev semi-iteration, optimal at every prefix; run with α = 1.
+
+    With d = (L+μ)/2, e = (L−μ)/2: u_0 = g_0/d, ρ_0 = e/d;
+    ρ_k = 1/(2d/e − ρ_{k−1}), u_k = ρ_k ρ_{k−1} u_{k−1} + (2ρ_k/e) g_k.
+
+    Args:
+      smallest: μ > 0, of the spectrum; may be learned.
+      largest: L > μ; may be learned.
+
+    References:
+      Golub, Varga, Chebyshev semi-iterative methods, 1961; Saad, Iterative methods for sparse
+      linear systems, algorithm 12.1.
+    """
+
+    def init(params: Params) -> SemiIterationState:
+        return SemiIterationState(_zeros_like(params), jnp.zeros(()), jnp.zeros((), jnp.int32))
+
+    def update(
+        updates: PyTree, state: SemiIterationState, params: Params | None = None, **extra: Any
+    ) -> tuple[PyTree, SemiIterationState]:
+        del params, extra
+        center, radius = (largest + smallest) / 2, (largest - smallest) / 2
+        first = state.taken == 0
+        rho = jnp.where(first, radius / center, 1 / (2 * center / radius - state.rho))
+        new = jnp.where(first, 1 / center, 2 * rho / radius)
+        direction = _add(_times(rho * state.rho, state.direction), _times(new, updates))
+        rho = jnp.asarray(rho, state.rho.dtype)
+        return direction, SemiIterationState(direction, rho, state.taken + 1)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+class PreviousState(NamedTuple):
+    """Of Barzilai–Borwein."""
+
+    params: Params  # θ_{k−1}, [*p]
+    gradient: Params  # g_{k−1}, [*p]
+    step: Array  # [], the last step size
+    taken: Array  # [], number of steps taken
+
+
+def scale_by_barzilai_borwein(
+    initial_step: Array | float,
+    kind: str = "long",
+    *,
+    smallest_step: float = 1e-6,
+    largest_step: float = 10.0,
+) -> optax.GradientTransformationExtraArgs:
+    """Barzilai–Borwein: u = α_k g with α_k = s·s/s·y (long) or s·y/y·y (short); run with α = 1.
+
+    s = θ_k − θ_{k−1} and y = g_k − g_{k−1} over the coordinates that move. Where s·y is not
+    positive the last step size is kept.
+
+    Args:
+      initial_step: of the first step; may be learned.
+      kind: `long` or `short`.
+      smallest_step: safeguard.
+      largest_step: safeguard.
+
+    Raises:
+      ValueError: an unknown kind, or an update without params.
+
+    References:
+      Barzilai, Borwein, Two-point step size gradient methods, 1988.
+    """
+    if kind not in ("long", "short"):
+        raise ValueError(f"Barzilai-Borwein kind {kind!r} is unknown; use 'long' or 'short'")
+
+    def init(params: Params) -> PreviousState:
+        step = jnp.asarray(initial_step, float)
+        return PreviousState(params, _zeros_like(params), step, jnp.zeros((), jnp.int32))
+
+    def update(
+        updates: PyTree,
+        state: PreviousState,
+        params: Params | None = None,
+        *,
+        gate: PyTree | None = None,
+        **extra: Any,
+    ) -> tuple[PyTree, PreviousState]:
+        del extra
+        if params is None:
+            raise ValueError(optax.NO_PARAMS_MSG)
+        moved = _moving(_subtract(params, state.params), gate)
+        change = _moving(_subtract(updates, state.gradient), gate)
+        product = _dot(moved, change)
+        if kind == "long":
+            numerator, denominator = _dot(moved, moved), product
+        else:
+            numerator, denominator = product, _dot(change, change)
+        valid = (product > 0) & (denominator > 0) & (state.taken > 0)
+        step = _ratio(numerator, denominator, valid, state.step)
+        step = jnp.clip(step, smallest_step, largest_step).astype(state.step.dtype)
+        return _times(step, updates), PreviousState(params, updates, step, state.taken + 1)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+class ConjugateState(NamedTuple):
+    """Of `scale_by_conjugate_gradient`."""
+
+    gradient: Params  # g_{k−1}, [*p]
+    direction: Params  # u_{k−1}, [*p]
+
+
+def scale_by_conjugate_gradient(kind: str = "pr") -> optax.GradientTransformationExtraArgs:
+    """Nonlinear conjugate gradients: u = g + β u_{k−1}.
+
+    `pr`: β = max(0, g·y / g_{k−1}·g_{k−1}) (Polak–Ribière+); `hs`: β = max(0, −g·y / u_{k−1}·y)
+    (Hestenes–Stiefel, u points uphill), y = g − g_{k−1}. Where u would not be a descent direction,
+    u = g. Inner products are over the coordinates that move.
+
+    Args:
+      kind: `pr` or `hs`.
+
+    Raises:
+      ValueError: an unknown kind.
+
+    References:
+      Nocedal, Wright, Numerical optimization, chapter 5.
+    """
+    if kind not in ("pr", "hs"):
+        raise ValueError(f"conjugate gradient {kind!r} is unknown; use 'pr' or 'hs'")
+
+    def init(params: Params) -> ConjugateState:
+        return ConjugateState(_zeros_like(params), _zeros_like(params))
+
+    def update(
+        updates: PyTree,
+        state: ConjugateState,
+        params: Params | None = None,
+        *,
+        gate: PyTree | None = None,
+        **extra: Any,
+    ) -> tuple[PyTree, ConjugateState]:
+        del params, extra
+        gradient, before = _moving(updates, gate), _moving(state.gradient, gate)
+        last = _moving(state.direction, gate)
+        change = _subtract(gradient, before)
+        numerator = _dot(gradient, change)
+        if kind == "pr":
+            denominator = _dot(before, before)
+        else:
+            numerator, denominator = -numerator, _dot(last, change)
+        beta = _ratio(numerator, denominator, denominator != 0, 0.0)
+        beta = jnp.where(beta > 0, beta, 0.0)
+        direction = _add(updates, _times(beta, state.direction))
+        descends = _dot(gradient, _moving(direction, gate)) > 0
+        direction = _select(descends, direction, updates)
+        return direction, ConjugateState(updates, direction)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+class AndersonState(NamedTuple):
+    """Of `scale_by_anderson`."""
+
+    params: Params  # θ_{k−1}, [*p]
+    gradient: Params  # g_{k−1}, [*p]
+    moves: Params  # Δθ of the last m steps, [m, *p], the newest first
+    changes: Params  # Δg of the last m steps, [m, *p]
+    taken: Array  # [], number of steps taken
+
+
+def scale_by_anderson(
+    step: Array | float, window: int = 5, *, regularization: float = 1e-8
+) -> optax.GradientTransformationExtraArgs:
+    """Anderson mixing (type II) of gradient steps of size η; run with α = 1.
+
+    γ = argmin ‖g − ΔG γ‖² + r ‖ΔG‖² ‖γ‖², u = η (g − ΔG γ) + ΔΘ γ, with the last m differences of
+    gradients ΔG and parameters ΔΘ over the coordinates that move. On a quadratic it is equivalent
+    to GMRES.
+
+    Args:
+      step: η; may be learned.
+      window: m ≥ 1.
+      regularization: r, relative to the mean square of ΔG's columns.
+
+    Raises:
+      ValueError: window is below 1, or an update without params.
+
+    References:
+      Walker, Ni, Anderson acceleration for fixed-point iterations, 2011.
+    """
+    if window < 1:
+        raise ValueError(f"Anderson mixing with window={window}; use 1 or more")
+
+    def init(params: Params) -> AndersonState:
+        history = jax.tree.map(lambda p: jnp.zeros((window, *p.shape), p.dtype), params)
+        count = jnp.zeros((), jnp.int32)
+        return AndersonState(params, _zeros_like(params), history, history, count)
+
+    def push(history: PyTree, new: PyTree, started: Array) -> PyTree:
+        return jax.tree.map(
+            lambda old, x: jnp.concatenate([jnp.where(started, x, 0)[None], old[:-1]]), history, new
+        )
+
+    def update(
+        updates: PyTree,
+        state: AndersonState,
+        params: Params | None = None,
+        *,
+        gate: PyTree | None = None,
+        **extra: Any,
+    ) -> tuple[PyTree, AndersonState]:
+        del extra
+        if params is None:
+            raise ValueError(optax.NO_PARAMS_MSG)
+        started = state.taken > 0
+        moves = push(state.moves, _subtract(params, state.params), started)
+        changes = push(state.changes, _subtract(updates, state.gradient), started)
+        columns = jax.vmap(lambda column: _moving(column, gate))(changes)
+        gradient = _moving(updates, gate)
+        against = jax.vmap(_dot, (0, None))
+        gram = jax.vmap(lambda column: against(columns, column))(columns)
+        scale = jnp.trace(gram) / window
+        eps = jnp.finfo(gram.dtype).tiny ** 0.5
+        matrix = gram + (regularization * scale + eps) * jnp.eye(window, dtype=gram.dtype)
+        mix = jnp.linalg.solve(matrix, against(columns, gradient))
+
+        def mixed(history: PyTree) -> PyTree:
+            return jax.tree.map(lambda h: jnp.tensordot(mix.astype(h.dtype), h, 1), history)
+
+        residual = _subtract(updates, mixed(changes))
+        direction = _add(_times(step, residual), mixed(moves))
+        return direction, AndersonState(params, updates, moves, changes, state.taken + 1)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def curvature_matrices(params: Params) -> PyTree:
+    """Identity matrices for `scale_by_curvature`: of a leaf [d_1, …, d_r] a tuple of r [d_i, d_i].
+
+    Kernel positions of a convolution [h, w, C, F] count as one mode of size h·w.
+    """
+    return jax.tree.map(lambda p: tuple(jnp.eye(d) for d in _modes(p.shape)), params)
+
+
+def _modes(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (shape[0] * shape[1], *shape[2:]) if len(shape) == 4 else shape
+
+
+def scale_by_curvature(matrices: PyTree) -> optax.GradientTransformationExtraArgs:
+    """Meta-Curvature: u = g ×_1 M_1 ×_2 … ×_r M_r, a learned matrix for every axis of a tensor.
+
+    Args:
+      matrices: see `curvature_matrices`.
+
+    References:
+      Park, Oliva, Meta-Curvature, NeurIPS 2019, arXiv:1902.03356.
+    """
+
+    def product(gradient: Array, of_leaf: tuple[Array, ...]) -> Array:
+        result = gradient.reshape(_modes(gradient.shape))
+        for axis, matrix in enumerate(of_leaf):
+            result = jnp.moveaxis(jnp.tensordot(matrix, result, (1, axis)), 0, axis)
+        return result.reshape(gradient.shape).astype(gradient.dtype)
+
+    def update(updates: PyTree, params: Params | None = None) -> PyTree:
+        del params
+        return jax.tree.map(product, updates, matrices)
+
+    return optax.with_extra_args_support(optax.stateless(update))

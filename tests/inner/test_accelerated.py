@@ -1,0 +1,439 @@
+"""Accelerated methods: textbook rates on quadratics, and the contract of an inner optimizer."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from maml_jax import MetaParams, adapt
+from maml_jax.inner import accelerated as acc
+from maml_jax.types import Array
+from tests.inner.problems import (
+    assert_bits_equal,
+    assert_close,
+    assert_moves,
+    central_differences,
+    float64,  # noqa: F401, a fixture
+    net_params,
+    regression_episode,
+    regression_loss,
+)
+
+KEY = jax.random.key(0)
+STEPS = 10
+# name -> (hyper-parameters, (hyper-parameters, T) -> transform, α)
+METHODS: dict[str, tuple[Any, Callable[[Any, int], Any], float]] = {
+    "heavy_ball": (0.6, lambda h, steps: acc.scale_by_heavy_ball(h), 0.05),
+    "nesterov": (0.6, lambda h, steps: acc.scale_by_nesterov(h), 0.05),
+    "nesterov_sequence": ((), lambda h, steps: acc.scale_by_nesterov_sequence(), 0.05),
+    "nesterov_strongly_convex": (
+        0.1,
+        lambda h, steps: acc.scale_by_nesterov_strongly_convex(h),
+        0.05,
+    ),
+    "ogm": ((), lambda h, steps: acc.scale_by_ogm(steps), 0.05),
+    "restart": (0.6, lambda h, steps: acc.adaptive_restart(acc.scale_by_nesterov(h)), 0.05),
+    "restart_value": (
+        (),
+        lambda h, steps: acc.adaptive_restart(acc.scale_by_nesterov_sequence(), "value"),
+        0.05,
+    ),
+    "chebyshev_steps": (
+        (2.0, 30.0),
+        lambda h, steps: acc.scale_by_chebyshev_steps(*h, num_steps=steps),
+        1.0,
+    ),
+    "chebyshev": ((2.0, 30.0), lambda h, steps: acc.scale_by_chebyshev(*h), 1.0),
+    "barzilai_borwein_long": (0.05, lambda h, steps: acc.scale_by_barzilai_borwein(h), 1.0),
+    "barzilai_borwein_short": (
+        0.05,
+        lambda h, steps: acc.scale_by_barzilai_borwein(h, "short"),
+        1.0,
+    ),
+    "conjugate_gradient_pr": ((), lambda h, steps: acc.scale_by_conjugate_gradient("pr"), 0.05),
+    "conjugate_gradient_hs": ((), lambda h, steps: acc.scale_by_conjugate_gradient("hs"), 0.05),
+    "anderson": (0.05, lambda h, steps: acc.scale_by_anderson(h, 3, regularization=1e-3), 1.0),
+}
+OVER_COORDINATES = [
+    name for name in METHODS if name.startswith(("restart", "barzilai", "conjugate", "anderson"))
+]
+CONDITIONS = (10.0, 100.0, 10_000.0)
+
+
+def strong(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jnp.asarray(x, float), tree)
+
+
+def spectrum(condition: float, number: int = 50) -> Array:
+    """Eigenvalues from 1/κ to L = 1, both in it."""
+    return jnp.logspace(-np.log10(condition), 0, number)
+
+
+def iterate(
+    transform: Any, alpha: float, eigenvalues: Array, start: Array, num_steps: int
+) -> tuple[Array, Any]:
+    """Points x_0 … x_T and the states after each step, on ½ Σ h x²."""
+
+    transform = optax.with_extra_args_support(transform)
+
+    def step(carry: Any, _: None) -> tuple[Any, Any]:
+        x, state = carry
+        gradient = eigenvalues * x
+        value = 0.5 * jnp.sum(eigenvalues * x**2)
+        u, state = transform.update(gradient, state, x, value=value)
+        return (x - alpha * u, state), (x - alpha * u, state)
+
+    _, (points, states) = jax.lax.scan(step, (start, transform.init(start)), length=num_steps)
+    return jnp.concatenate([start[None], points]), states
+
+
+def spectral_radius(transform: Any, alpha: float, eigenvalues: Array) -> float:
+    """Of the one-step map (x, memory) -> (x, memory), the largest over the eigenvalues."""
+
+    def of(eigenvalue: Array) -> Array:
+        template = transform.init(jnp.zeros(()))
+        # Momentum methods reach their constant coefficients after a first step.
+        template = transform.update(jnp.zeros(()), template, jnp.zeros(()))[1]
+
+        def step(vector: Array) -> Array:
+            state = template
+            if hasattr(state, "momentum"):
+                state = state._replace(momentum=vector[1])
+            u, state = transform.update(eigenvalue * vector[0], state, vector[0])
+            return jnp.stack([vector[0] - alpha * u, getattr(state, "momentum", jnp.zeros(()))])
+
+        return jax.jacobian(step)(jnp.zeros(2))
+
+    matrices = np.asarray(jax.vmap(of)(eigenvalues))
+    return float(np.abs(np.linalg.eigvals(matrices)).max())
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_stationary_methods_contract_at_their_textbook_rate(condition: float) -> None:
+    root, h = np.sqrt(condition), spectrum(condition)
+    mu = 1 / condition
+    heavy_rate = (root - 1) / (root + 1)
+    cases = {
+        "gd": (optax.identity(), 2 / (1 + mu), (condition - 1) / (condition + 1)),
+        "heavy_ball": (
+            acc.scale_by_heavy_ball(heavy_rate**2),
+            4 / (1 + np.sqrt(mu)) ** 2,
+            heavy_rate,
+        ),
+        "nesterov": (acc.scale_by_nesterov_strongly_convex(mu), 1.0, 1 - 1 / root),
+    }
+    for name, (transform, alpha, theory) in cases.items():
+        rho = spectral_radius(transform, alpha, h)
+        np.testing.assert_allclose(1 - rho, 1 - theory, rtol=1e-3, err_msg=name)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_fista_and_ogm_stay_below_their_bounds(condition: float) -> None:
+    h, num_steps = spectrum(condition), 200
+    starts = jax.random.normal(KEY, (100, h.size))
+    squared = np.asarray(jnp.sum(starts**2, axis=1))
+
+    def value(x: Array) -> np.ndarray:
+        return np.asarray(0.5 * jnp.sum(h * x**2, axis=-1))
+
+    fista = acc.scale_by_nesterov_sequence()
+    points, states = jax.vmap(lambda x: iterate(fista, 1.0, h, x, num_steps))(starts)
+    before = points[:, 1:] + states.beta[..., None] * states.momentum  # y_T = x_T + α β m
+    bound = 2 * squared[:, None] / (np.arange(1, num_steps + 1) + 1) ** 2
+    assert np.all(value(before) <= bound * (1 + 1e-9))
+
+    free = acc.scale_by_ogm(num_steps + 1)
+    points, states = jax.vmap(lambda x: iterate(free, 1.0, h, x, num_steps))(starts)
+    first = jax.vmap(free.init)(starts)
+    for last in range(1, num_steps + 1):
+        transform = acc.scale_by_ogm(last)
+        at = last - 2
+        state = first if last == 1 else jax.tree.map(lambda s, at=at: s[:, at], states)
+        x = points[:, last - 1]
+        u, state = jax.vmap(transform.update)(h * x, state)
+        assert np.all(value(x - u) <= squared / (2 * np.asarray(state.t) ** 2) * (1 + 1e-9))
+
+
+@pytest.mark.usefixtures("float64")
+def test_ogm_attains_its_bound_on_the_steepest_quadratic() -> None:
+    for num_steps in (1, 2, 5, 50):
+        h = jnp.array([3.0])
+        points, states = iterate(acc.scale_by_ogm(num_steps), 1 / 3, h, jnp.ones(1), num_steps)
+        value, theta = 1.5 * float(points[-1, 0]) ** 2, float(states.t[-1])
+        np.testing.assert_allclose(value, 3 / (2 * theta**2), rtol=1e-10)
+
+
+def chebyshev_value(degree: int, condition: float) -> float:
+    argument = (condition + 1) / (condition - 1)
+    return float(np.cosh(degree * np.arccosh(argument)))
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_chebyshev_reaches_the_lower_bound(condition: float) -> None:
+    h = spectrum(condition)
+    for num_steps in (1, 7, 16, 64):
+        transform = acc.scale_by_chebyshev_steps(1 / condition, 1.0, num_steps)
+        points, _ = iterate(transform, 1.0, h, jnp.ones_like(h), num_steps)
+        best = 1 / chebyshev_value(num_steps, condition)
+        np.testing.assert_allclose(abs(points[-1, 0]), best, rtol=1e-5)
+        assert np.all(np.abs(points[-1]) <= best * (1 + 1e-5))
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_the_chebyshev_semi_iteration_is_optimal_at_every_prefix(condition: float) -> None:
+    h = spectrum(condition)
+    points, _ = iterate(acc.scale_by_chebyshev(1 / condition, 1.0), 1.0, h, jnp.ones_like(h), 64)
+    for steps in range(1, 65):
+        best = 1 / chebyshev_value(steps, condition)
+        np.testing.assert_allclose(abs(points[steps, 0]), best, rtol=1e-5)
+        assert np.all(np.abs(points[steps]) <= best * (1 + 1e-5))
+
+
+def test_chebyshev_steps_stay_moderate_in_between() -> None:
+    """The price of a descending order: 1e31 at the same place (REFERENCES, section 4)."""
+    h = jnp.asarray(np.logspace(-4, 0, 50))
+    points, _ = iterate(acc.scale_by_chebyshev_steps(1e-4, 1.0, 64), 1.0, h, jnp.ones_like(h), 64)
+    assert 1 < float(jnp.abs(points).max()) < 1e4
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("kind", ["pr", "hs"])
+def test_conjugate_gradients_end_after_n_steps(kind: str) -> None:
+    h, transform = spectrum(10.0, 20), acc.scale_by_conjugate_gradient(kind)
+    x = jax.random.normal(KEY, h.shape)
+    state = transform.init(x)
+    for _ in range(20):
+        u, state = transform.update(h * x, state)
+        x = x - jnp.dot(h * x, u) / jnp.dot(u, h * u) * u
+    assert float(jnp.abs(x).max()) <= 1e-8
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("condition", [100.0, 10_000.0])
+@pytest.mark.parametrize("scheme", ["gradient", "value"])
+def test_restart_improves_fista(condition: float, scheme: str) -> None:
+    h, num_steps = spectrum(condition), int(20 * np.sqrt(condition))
+    start = jax.random.normal(KEY, h.shape)
+    fista = acc.scale_by_nesterov_sequence()
+    plain, _ = iterate(fista, 1.0, h, start, num_steps)
+    restarted, states = iterate(acc.adaptive_restart(fista, scheme), 1.0, h, start, num_steps)
+    values = [float(jnp.sum(h * x[-1] ** 2)) for x in (plain, restarted)]
+    assert values[1] < 0.1 * values[0]
+    assert int(states.restarts[-1]) >= 1
+
+
+@pytest.mark.usefixtures("float64")
+def test_anderson_with_a_full_window_ends_like_gmres() -> None:
+    h = spectrum(10.0, 5)
+    transform = acc.scale_by_anderson(1.0, 6, regularization=1e-14)
+    points, _ = iterate(transform, 1.0, h, jnp.ones_like(h), 8)
+    assert float(jnp.abs(points[-1]).max()) < 1e-5
+    assert float(jnp.abs(iterate(optax.identity(), 1.0, h, jnp.ones_like(h), 8)[0][-1]).max()) > 0.1
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("kind", ["long", "short"])
+def test_barzilai_borwein_is_faster_than_tuned_gradient_descent(kind: str) -> None:
+    h = spectrum(100.0, 20)
+    transform = acc.scale_by_barzilai_borwein(0.1, kind, largest_step=200.0)
+    points, _ = iterate(transform, 1.0, h, jnp.ones_like(h), 100)
+    descent, _ = iterate(optax.identity(), 2 / 1.01, h, jnp.ones_like(h), 100)
+    assert float(jnp.abs(points[-1]).max()) < 0.1 * float(jnp.abs(descent[-1]).max())
+
+
+def test_curvature_multiplies_every_mode() -> None:
+    params = {"kernel": jnp.zeros((2, 2, 3, 4)), "bias": jnp.zeros(4)}
+    matrices = acc.curvature_matrices(params)
+    chex.assert_tree_all_finite(matrices)
+    assert [m.shape for m in matrices["kernel"]] == [(4, 4), (3, 3), (4, 4)]
+    keys = iter(jax.random.split(KEY, 20))
+    draw = partial(jax.tree.map, lambda x: jax.random.normal(next(keys), x.shape))
+    matrices, grads = draw(matrices), draw(params)
+    transform = acc.scale_by_curvature(matrices)
+    u, _ = transform.update(grads, transform.init(params))
+    a, b, c = matrices["kernel"]
+    expected = jnp.einsum("xp,yi,zo,pio->xyz", a, b, c, grads["kernel"].reshape(4, 3, 4))
+    assert_close(u["kernel"].reshape(4, 3, 4), expected, rtol=1e-4, atol=1e-5)
+    assert_close(u["bias"], matrices["bias"][0] @ grads["bias"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_contract_of_a_transform(name: str, dtype: Any) -> None:
+    """dtype kept, one trace, jit equals eager, extra args ignored, vmap equals loop."""
+    hyper, make, _ = METHODS[name]
+    transform = make(strong(hyper), 4)
+    params = {"w": jnp.arange(1, 4, dtype=dtype), "b": jnp.ones((), dtype)}
+    grads = [
+        jax.tree.map(lambda p, s=scale: (p * s).astype(dtype), params) for scale in (0.3, 0.4, 0.5)
+    ]
+    state, traces = transform.init(params), []
+    assert isinstance(state, tuple)
+    assert hasattr(state, "_fields")
+
+    @jax.jit
+    def update(grads: Any, state: Any, params: Any) -> Any:
+        traces.append(1)
+        return transform.update(grads, state, params, value=jnp.float32(1), unknown=3)
+
+    jitted = eager = state
+    for g in grads:
+        u, jitted = update(g, jitted, params)
+        plain, eager = transform.update(g, eager, params, value=jnp.float32(1))
+        chex.assert_trees_all_equal_shapes_and_dtypes(u, params)
+        chex.assert_trees_all_equal_shapes_and_dtypes(jitted, state)
+        assert_close(u, plain, rtol=2e-2 if dtype == jnp.bfloat16 else 1e-5, atol=1e-5)
+    assert len(traces) == 1
+
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *grads)
+    states = jax.vmap(transform.init)(jax.tree.map(lambda p: jnp.stack([p] * 3), params))
+    batched = jax.vmap(lambda g, s: transform.update(g, s, params, value=jnp.float32(1))[0])
+    looped = [transform.update(g, state, params, value=jnp.float32(1))[0] for g in grads]
+    expected = jax.tree.map(lambda *x: jnp.stack(x), *looped)
+    assert_close(batched(stacked, states), expected, rtol=2e-2, atol=1e-5)
+
+
+def meta_loss(name: str, meta_params: MetaParams, **options: Any) -> Array:
+    _, make, _ = METHODS[name]
+    support, query = regression_episode(KEY)
+    adapted = adapt(
+        regression_loss,
+        lambda hyper: make(hyper, STEPS),
+        meta_params,
+        support,
+        KEY,
+        num_steps=STEPS,
+        **options,
+    )
+    return regression_loss(adapted.params, query, KEY)[0]
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("name", METHODS)
+def test_meta_gradients_equal_finite_differences(name: str) -> None:
+    hyper, _, alpha = METHODS[name]
+    meta_params = MetaParams(net_params(), learning_rates=strong(alpha), optimizer=strong(hyper))
+    loss = partial(meta_loss, name)
+    grads = jax.jit(jax.grad(loss))(meta_params)
+    numeric = jax.jit(central_differences, static_argnums=0)(loss, meta_params)
+    assert_close(grads, numeric, rtol=2e-5, atol=2e-8)
+    assert_moves(grads.init)
+    if hyper != ():
+        assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(grads.optimizer)) > 1e-6
+    assert_close(
+        grads, jax.jit(jax.grad(partial(loss, meta_gradient="reverse")))(meta_params), 1e-7
+    )
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("place", ["dead relu", "optimum", "halted", "all halted"])
+def test_meta_gradients_stay_finite(name: str, place: str) -> None:
+    hyper, make, alpha = METHODS[name]
+    init = {"w": jnp.array([1.0, -1.0, 0.5]), "dead": jnp.array([0.3, -0.2])}
+
+    def loss_fn(params: Any, target: Array, key: Array) -> tuple[Array, tuple[()]]:
+        dead = jax.nn.relu(jnp.sum(params["dead"]) * 0 - 1) * jnp.sum(params["dead"])
+        return 0.5 * jnp.sum((params["w"] - target) ** 2) + dead, ()
+
+    def gates(halting: Any, params: Any, k: Array) -> Any:
+        alive = {"halted": k < 2, "all halted": k < 0}.get(place, True)
+        off_first = jnp.array([0.0 if place == "halted" else 1.0, 1.0, 1.0])
+        on = jnp.where(alive, 1.0, off_first if place == "halted" else 0.0)
+        return {"w": jnp.broadcast_to(on, 3), "dead": jnp.ones(2) * (place != "all halted")}
+
+    target = init["w"] if place == "optimum" else jnp.array([0.2, 0.1, -0.4])
+
+    def loss(meta_params: MetaParams) -> Array:
+        adapted = adapt(
+            loss_fn,
+            *(lambda hyper: make(hyper, STEPS), meta_params, target, KEY),
+            num_steps=STEPS,
+            halting=gates,
+        ).params
+        return jnp.sum((adapted["w"] - 1.3) ** 2) + jnp.sum(adapted["dead"] ** 2)
+
+    meta_params = MetaParams(init, learning_rates=strong(alpha), optimizer=strong(hyper))
+    value, grads = jax.value_and_grad(loss)(meta_params)
+    chex.assert_tree_all_finite((value, grads))
+
+
+# A restart by value looks at the loss itself, which halted coordinates are part of.
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "restart_value"])
+def test_halted_coordinates_do_not_change_the_others(name: str) -> None:
+    """B halts at step 2, and its gradient then turns wild: A moves as if nothing had happened."""
+    hyper, make, alpha = METHODS[name]
+
+    def trajectory(wild: float) -> Array:
+        def loss_fn(params: Any, support: Any, key: Array) -> tuple[Array, tuple[()]]:
+            late = jax.random.key_data(key)[-1] == jax.random.key_data(late_key)[-1]
+            scale = 1 + wild * late
+            a = 0.5 * jnp.sum(jnp.array([1.0, 3.0]) * params["a"] ** 2)
+            return a + scale * 0.5 * jnp.sum(params["b"] ** 2), ()
+
+        late_key = jax.random.fold_in(KEY, 3)
+        init = {"a": jnp.array([1.0, -0.5]), "b": jnp.array([0.7])}
+        return adapt(
+            loss_fn,
+            lambda hyper: make(hyper, 6),
+            MetaParams(init, learning_rates=alpha, optimizer=hyper),
+            *(None, KEY),
+            num_steps=6,
+            halting=lambda _, params, k: {"a": jnp.ones(2), "b": (k < 2) * jnp.ones(1)},
+            monitor=lambda params, k: params,
+        ).monitored
+
+    calm, wild = trajectory(0.0), trajectory(50.0)
+    assert_bits_equal(calm["a"], wild["a"])
+    assert_bits_equal(calm["b"][2:], jnp.repeat(calm["b"][2:3], 5, 0))
+
+
+@pytest.mark.parametrize("name", OVER_COORDINATES)
+def test_coordinates_halted_from_the_start_are_as_good_as_absent(name: str) -> None:
+    hyper, make, alpha = METHODS[name]
+    curvature = jnp.array([1.0, 3.0])
+
+    def run(init: Any, gates: Any) -> Array:
+        def loss_fn(params: Any, support: Any, key: Array) -> tuple[Array, tuple[()]]:
+            loss = 0.5 * jnp.sum(curvature * params["a"] ** 2)
+            return loss + (jnp.sum(params["b"] ** 4) if "b" in params else 0.0), ()
+
+        return adapt(
+            loss_fn,
+            lambda hyper: make(hyper, 6),
+            MetaParams(init, learning_rates=alpha, optimizer=hyper),
+            *(None, KEY),
+            num_steps=6,
+            halting=lambda _, params, k: gates,
+        ).params["a"]
+
+    a = jnp.array([1.0, -0.5])
+    alone = run({"a": a}, {"a": jnp.ones(2)})
+    beside = run({"a": a, "b": jnp.ones(3)}, {"a": jnp.ones(2), "b": jnp.zeros(3)})
+    assert_close(beside, alone, rtol=1e-6)
+    chex.assert_tree_all_finite(alone)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: acc.scale_by_ogm(0), "num_steps=0"),
+        (lambda: acc.scale_by_chebyshev_steps(1.0, 2.0, 0), "num_steps=0"),
+        (lambda: acc.scale_by_barzilai_borwein(0.1, "both"), "'long' or 'short'"),
+        (lambda: acc.scale_by_conjugate_gradient("fr"), "'pr' or 'hs'"),
+        (lambda: acc.scale_by_anderson(0.1, 0), "window=0"),
+        (lambda: acc.adaptive_restart(optax.identity(), "speed"), "'gradient' or 'value'"),
+    ],
+)
+def test_bad_arguments_are_named(make: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
