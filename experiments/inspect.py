@@ -27,9 +27,7 @@ def main(_: list[str]) -> None:
     experiment, state = load_run(pathlib.Path(_WORKDIR.value))
     schedule = experiment.schedule
     lengths, rates = schedule.lengths(state.meta_params), schedule.rates(state.meta_params)
-    most = experiment.config.eval.num_steps
-    if schedule.halting is not None:
-        most = min(most, schedule.halting.num_steps)
+    most = schedule.most
     head = ["tensor", "shape", *(f"K {name}" for name in _STATISTICS), "at 0", f"at {most}"]
     rows = [[*head, "rate min", "rate mean", "rate max"]]
     for path, value in lengths.items():

@@ -13,6 +13,7 @@ import numpy as np
 from absl import app
 
 from experiments import results_io
+from maml_jax.algorithms import ALGORITHMS
 
 README = pathlib.Path(__file__).parent.parent / "README.md"
 PUBLISHED = {"maml": (0.67, 0.38, 0.35), "pretrained": (2.41, 2.23, 2.19)}  # 5 points, 1/5/10 steps
@@ -120,6 +121,102 @@ def benchmark_inner_steps() -> str:
     return _markdown(head, body)
 
 
+def algorithms() -> str:
+    """The rows of the table of algorithms."""
+    rows = [
+        [
+            f"`{name}`",
+            row.paper,
+            row.summary,
+            ", ".join(f"`{key}={value}`" for key, value in row.settings.items()),
+        ]
+        for name, row in ALGORITHMS.items()
+    ]
+    return _markdown(["`algorithm`", "paper", "what it is here", "what it sets"], rows)
+
+
+def known_lengths() -> str:
+    """Learned lengths against the best ones of quadratics."""
+    record = results_io.read("known_lengths")
+    rows = [
+        [
+            run["gate"],
+            f"{run['start']:g}",
+            f"{run['cost']:g}",
+            f"{100 * run['share_within_1']:.1f}%",
+            f"{run['mean_error']:.2f}",
+            f"{run['mean_length']:.2f} ({run['best_mean_length']:.2f})",
+        ]
+        for run in record["runs"]
+    ]
+    head = ["gate", "first length", "cost", "within 1 step of the best K", "mean error"]
+    return _markdown([*head, "mean K (best)"], rows)
+
+
+IMAGES = {  # result -> what it is, published accuracy
+    "omniglot_5way_1shot": ("Omniglot 5-way 1-shot, conv", "98.7 ± 0.4"),
+    "omniglot_5way_5shot": ("Omniglot 5-way 5-shot, conv", "99.9 ± 0.1"),
+    "omniglot_mlp_5way_1shot": ("Omniglot 5-way 1-shot, MLP", "89.7 ± 1.1"),
+    "cifar_fs_5way_1shot": ("CIFAR-FS 5-way 1-shot", "58.9 ± 1.9"),
+}
+
+
+def images() -> str:
+    """Accuracies of the image runs: last and validation-selected parameters."""
+    rows = []
+    for name, (text, published) in IMAGES.items():
+        if not (results_io.RESULTS / f"{name}.json").exists():
+            continue
+        record = results_io.read(name)
+        run, config = record["runs"][0], record["config"]
+        accuracies = [
+            f"{100 * of['accuracy'][-1]:.2f} ± {100 * of['accuracy_ci95'][-1]:.2f}"
+            for of in (run, run["selected"])
+        ]
+        iterations = f"{run['meta_step']:,} of {config['meta_batch_size']} tasks"
+        minutes = f"{run['train_seconds'] / 60:.0f} min"
+        rows.append([text, *accuracies, published, iterations, f"{run['num_episodes']:,}", minutes])
+    head = ["row", "accuracy, last", "selected by validation", "published (60,000 iterations)"]
+    return _markdown([*head, "meta-steps", "test episodes", "training"], rows)
+
+
+def benchmark_convolution() -> str:
+    """Time of a meta-gradient by convolution and batching, beside the peers and the floor."""
+    record = results_io.read("benchmark_conv4")
+    workloads = record["workloads"]
+    labels = list(dict.fromkeys(label for w in workloads.values() for label in w["milliseconds"]))
+    rows = []
+    for label in labels:
+        cells = []
+        for workload in workloads.values():
+            if label in workload["milliseconds"]:
+                time, ratio = workload["milliseconds"][label], workload["over_best"][label]
+                cells.append(f"{time:,.0f} ({ratio:.2f})")
+            else:
+                cells.append("")
+        rows.append([label, *cells])
+    floors = [f"{w['floor_milliseconds']:,.0f}" for w in workloads.values()]
+    ratios = [f"{w['over_floor'][w['best']]:.2f}" for w in workloads.values()]
+    rows += [["floor: its matrix products alone", *floors], ["best over floor", *ratios]]
+    table = _markdown(["ms a meta-gradient (relative to the best)", *workloads], rows)
+    return f"{table}\n\n{record['hardware']}; `{record['command']}`."
+
+
+def resnet12() -> str:
+    """One task's meta-gradient of the full ResNet-12."""
+    record = results_io.read("benchmark_resnet12")
+    rows = [
+        [
+            str(row["num_steps"]),
+            row["meta_gradient"],
+            f"{np.median(row['seconds']):.2f}",
+            f"{row['temporary_megabytes']:,.0f}",
+        ]
+        for row in record["resnet12"]
+    ]
+    return _markdown(["K", "meta-gradient", "seconds", "temporary MB"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table
     for table in (
@@ -128,6 +225,11 @@ TABLES: dict[str, Callable[[], str]] = {
         sinusoid_default,
         benchmark_sinusoid,
         benchmark_inner_steps,
+        algorithms,
+        known_lengths,
+        images,
+        benchmark_convolution,
+        resnet12,
     )
 }
 

@@ -13,7 +13,8 @@ from maml_jax.inner.gradients import META_GRADIENTS
 from maml_jax.inner.groups import GRANULARITIES
 from maml_jax.inner.halting import GATES
 from maml_jax.inner.learning_rates import RATES
-from maml_jax.inner.optimizers import INNER_OPTIMIZERS
+from maml_jax.inner.optimizers import INNER_OPTIMIZERS, UNSAFE
+from maml_jax.models.conv4 import HEAD_INITIALIZERS
 from maml_jax.models.convolution import CONVOLUTIONS
 from maml_jax.models.mlp import INITIALIZERS
 from maml_jax.models.normalization import NORMALIZATIONS
@@ -79,6 +80,7 @@ _DEFAULTS: dict[str, Any] = {
         "filters": 64,  # of conv4
         "widths": (64, 128, 256, 512),  # of resnet12's blocks
         "max_pool": False,  # of conv4: pooling instead of strides
+        "head_init": "auto",  # of conv4; auto: as published
         "normalization": "none",
         "convolution": "auto",  # auto: what is fastest on the backend
     },
@@ -86,7 +88,9 @@ _DEFAULTS: dict[str, Any] = {
         "num_steps": 1,  # K
         "optimizer": "sgd",
         "learning_rate": 0.01,  # α
-        "momentum": 0.9,  # of heavy_ball and nesterov
+        "momentum": 0.9,  # of heavy_ball and nesterov; where it starts, if it is learned
+        "inverse_condition": 0.1,  # μ/L of chebyshev and nesterov_strongly_convex, with L = 1/α
+        "learn_optimizer": "none",  # else granularity of a learned momentum; global for the rest
         "meta_gradient": "auto",  # auto, here and below: the algorithm's own
         "rates": "auto",  # fixed, or what is learned; learning_rate is where they start
         "proximal": 2.0,  # λ of imaml
@@ -109,6 +113,7 @@ _DEFAULTS: dict[str, Any] = {
         "learning_rate": 1e-3,
         "halting_learning_rate": 0.0,  # 0: 0.05 for lengths, 0.0075 for logits
         "rates_learning_rate": 1e-3,
+        "optimizer_learning_rate": 1e-2,  # of learned hyper-parameters of the inner optimizer
         "schedule": "auto",
         "weight_decay": 0.0,  # of the initialization, with adamw
         "clip": 0.0,  # 0: no clipping; else gradient elements to ±clip
@@ -169,6 +174,7 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
         "a tuple of four positive widths",
     ),
     "model.filters": _AT_LEAST_1,
+    "model.head_init": _is_one_of(("auto", *HEAD_INITIALIZERS)),
     "model.normalization": _is_one_of(("none", *NORMALIZATIONS)),
     "model.convolution": _is_one_of(("auto", *CONVOLUTIONS)),
     "model.hidden": (
@@ -180,6 +186,8 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "inner.optimizer": _is_one_of(INNER_OPTIMIZERS),
     "inner.learning_rate": _POSITIVE,
     "inner.momentum": ((lambda value: 0 <= value < 1), "in [0, 1)"),
+    "inner.inverse_condition": ((lambda value: 0 < value < 1), "in (0, 1)"),
+    "inner.learn_optimizer": _is_one_of(("none", *GRANULARITIES)),
     "inner.meta_gradient": _is_one_of(("auto", *META_GRADIENTS)),
     "inner.rates": _is_one_of(("auto", *RATES)),
     "inner.proximal": _POSITIVE,
@@ -196,6 +204,7 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "halting.dual_rate": _POSITIVE,
     "outer.halting_learning_rate": _AT_LEAST_0,
     "outer.rates_learning_rate": _POSITIVE,
+    "outer.optimizer_learning_rate": _POSITIVE,
     "outer.optimizer": _is_one_of(OUTER_OPTIMIZERS),
     "outer.learning_rate": _POSITIVE,
     "outer.schedule": _is_one_of(("auto", *SCHEDULES)),
@@ -251,6 +260,9 @@ def validate(config: ConfigDict) -> None:
     for key in defaults:
         if key not in values:
             raise UsageError(f"the config lacks the key {key!r}; start from default_config()")
+    if values["inner.optimizer"] in UNSAFE:
+        name = values["inner.optimizer"]
+        raise UsageError(f"inner.optimizer={name!r} is refused: {UNSAFE[name]}; use 'adam'")
     for key, (allowed, description) in _ALLOWED.items():
         if not allowed(values[key]):
             raise UsageError(f"{key}={values[key]!r} is not allowed; use {description}")
@@ -276,8 +288,18 @@ def _check_together(values: dict[str, Any]) -> None:
             f"model.normalization='none' does not fit model.name={values['model.name']!r}; "
             f"use {', '.join(NORMALIZATIONS)}"
         )
-    if values["outer.objective"] == "multi_step" and values["inner.num_steps"] == 0:
-        raise UsageError("outer.objective='multi_step' needs inner.num_steps of 1 or more, not 0")
+    algorithm = ALGORITHMS[values["algorithm"]]
+    steps = algorithm.train_steps(values["inner.num_steps"])
+    if values["outer.objective"] == "multi_step" and steps == 0:
+        raise UsageError(
+            "outer.objective='multi_step' needs inner steps: inner.num_steps of 1 or more, and "
+            f"an algorithm that adapts in training, not {values['algorithm']!r} with {steps}"
+        )
+    if algorithm.tunes_rate and values["inner.rates"] != "fixed":
+        raise UsageError(
+            f"algorithm={values['algorithm']!r} tunes one inner rate, but "
+            f"inner.rates={values['inner.rates']!r}; use 'fixed'"
+        )
     if values["outer.weight_decay"] and values["outer.optimizer"] != "adamw":
         raise UsageError(
             f"outer.weight_decay={values['outer.weight_decay']} has no effect with "
@@ -289,13 +311,30 @@ def _check_together(values: dict[str, Any]) -> None:
 def _check_halting(values: dict[str, Any]) -> None:
     gate, rates, steps = values["halting.gate"], values["inner.rates"], values["inner.num_steps"]
     flow, length = values["inner.meta_gradient"], values["halting.initial_length"]
-    if META_GRADIENTS[flow].only_init and (gate != "none" or rates != "fixed"):
+    optimizer, learned = values["inner.optimizer"], values["inner.learn_optimizer"]
+    if META_GRADIENTS[flow].only_init and (gate, rates, learned) != ("none", "fixed", "none"):
         raise UsageError(
-            f"inner.meta_gradient={flow!r} has no gradient for lengths or rates, but "
-            f"halting.gate={gate!r}, inner.rates={rates!r}; use 'none' and 'fixed'"
+            f"inner.meta_gradient={flow!r} has a gradient for the initialization alone, but "
+            f"halting.gate={gate!r}, inner.rates={rates!r}, inner.learn_optimizer={learned!r}; "
+            "use 'none', 'fixed' and 'none'"
         )
-    if META_GRADIENTS[flow].only_init and values["outer.objective"] == "multi_step":
-        raise UsageError(f"inner.meta_gradient={flow!r} needs outer.objective='final'")
+    if learned != "none" and not INNER_OPTIMIZERS[optimizer].hyper:
+        raise UsageError(
+            f"inner.learn_optimizer={learned!r} has nothing to learn of "
+            f"inner.optimizer={optimizer!r}; use 'none'"
+        )
+    if gate != "none" and not INNER_OPTIMIZERS[optimizer].halts:
+        raise UsageError(
+            f"inner.optimizer={optimizer!r} mixes halted coordinates into the others' direction; "
+            "with learned lengths use another, such as 'anderson'"
+        )
+    if META_GRADIENTS[flow].only_init and (
+        values["outer.objective"] == "multi_step" or values["inner.first_order_until"]
+    ):
+        raise UsageError(
+            f"inner.meta_gradient={flow!r} needs outer.objective='final' and "
+            "inner.first_order_until=0"
+        )
     if gate == "none":
         return
     if steps == 0 or ALGORITHMS[values["algorithm"]].train_steps(steps) == 0:
@@ -319,7 +358,10 @@ def reference_config(config: ConfigDict, name: str) -> ConfigDict:
     reference = ConfigDict(config.to_dict())
     reference.update_from_flattened_dict(REFERENCES[name])
     reference.references = ()
-    reference.outer.objective = "auto"
+    reference.inner.learn_optimizer = "none"
+    reference.inner.first_order_until = 0
+    reference.update_from_flattened_dict(dict.fromkeys(AUTO, "auto"))
+    reference.outer.schedule = config.outer.schedule
     return reference
 
 

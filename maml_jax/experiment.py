@@ -12,11 +12,15 @@ from ml_collections import ConfigDict
 
 from maml_jax.algorithms import ALGORITHMS
 from maml_jax.config import automatic, validate
-from maml_jax.inner.adapt import adapt, split_params
+from maml_jax.inner.adapt import AdaptsFn, adapt
 from maml_jax.inner.gradients import META_GRADIENTS, implicit
 from maml_jax.inner.halting import Halting, always_on
 from maml_jax.inner.learning_rates import RATES
-from maml_jax.inner.optimizers import INNER_OPTIMIZERS
+from maml_jax.inner.optimizers import (
+    INNER_OPTIMIZERS,
+    initial_hyper_params,
+    make_inner_optimizer,
+)
 from maml_jax.meta.cost import Budget, LearnedLengths, annealed, compute_cost, mean_length_cost
 from maml_jax.meta.evaluate import Estimate
 from maml_jax.meta.objective import AdaptFn, make_objective, multi_step_weights
@@ -33,7 +37,7 @@ from maml_jax.parallel import (
 from maml_jax.problems import PROBLEMS, Problem
 from maml_jax.schedule import Schedule
 from maml_jax.tasks.episodes import HostFeed
-from maml_jax.types import MetaParams, Metrics, PyTree, TrainState
+from maml_jax.types import Adaptation, Array, MetaParams, Metrics, PyTree, TrainState
 
 STREAMS = {"init": 0, "train": 1, "validation": 2, "test": 3, "halting": 4}
 RATE_GRID = (0.0003, 0.001, 0.003, 0.01, 0.03)  # from which a baseline's inner rate is tuned
@@ -85,6 +89,8 @@ def _outer(config: ConfigDict, schedule: str, halting: Halting | None) -> OuterS
         learned["halting"] = optax.chain(optax.adam(lengths_rate), keep_within(*halting.bounds))
     if automatic(config)["inner.rates"] != "fixed":
         learned["learning_rates"] = optax.adam(over_time(outer.rates_learning_rate))
+    if config.inner.learn_optimizer != "none":
+        learned["optimizer"] = optax.adam(over_time(outer.optimizer_learning_rate))
     return optax_outer(outer_chain(learned, clip=outer.clip or None))
 
 
@@ -149,6 +155,79 @@ def _make_train_loop(
     return train
 
 
+def _granularity(config: ConfigDict) -> str:
+    """Of the inner optimizer's momentum."""
+    learned: str = config.inner.learn_optimizer
+    return "global" if learned == "none" else learned
+
+
+def _make_adapt(
+    config: ConfigDict, problem: Problem, schedule: Schedule, adapts: AdaptsFn
+) -> AdaptFn:
+    """`adapt` with hard gates, bound but for the number of steps."""
+    settings, inner, halting = automatic(config), config.inner, schedule.halting
+    flow = META_GRADIENTS[settings["inner.meta_gradient"]]
+    bound = {
+        "halting": always_on if halting is None else halting.hard,
+        "rates": RATES[settings["inner.rates"]].rates,
+        "meta_gradient": implicit(inner.cg_steps) if flow.needs_proximal else flow,
+        "proximal": inner.proximal if flow.needs_proximal else 0.0,
+        "adapts": adapts,
+        "at_step": problem.at_step,
+    }
+
+    def adapt_fn(
+        meta_params: MetaParams, support: PyTree, key: Array, *, num_steps: int, **changes: Any
+    ) -> Adaptation:
+        options: Any = {**bound, **changes}
+        make_optimizer = make_inner_optimizer(
+            inner.optimizer, schedule.moving, num_steps, _granularity(config)
+        )
+        return adapt(
+            problem.loss_fn,
+            make_optimizer,
+            *(meta_params, support, key),
+            num_steps=num_steps,
+            **options,
+        )
+
+    return adapt_fn
+
+
+def _make_init(
+    config: ConfigDict, problem: Problem, schedule: Schedule, outer: OuterStep
+) -> Callable[[], TrainState]:
+    inner, halting = config.inner, schedule.halting
+    num_steps = ALGORITHMS[config.algorithm].train_steps(inner.num_steps)
+    rates = RATES[automatic(config)["inner.rates"]]
+    # A method that finds its step size takes the learning rate as its first step instead.
+    alpha = 1.0 if INNER_OPTIMIZERS[inner.optimizer].own_step else inner.learning_rate
+
+    def init() -> TrainState:
+        meta_params = MetaParams(
+            init=problem.init_params(stream_key(config, "init"), num_steps),
+            learning_rates=rates.init(schedule.moving, alpha, num_steps),
+            optimizer=initial_hyper_params(
+                inner.optimizer,
+                schedule.moving,
+                learning_rate=inner.learning_rate,
+                momentum=inner.momentum,
+                inverse_condition=inner.inverse_condition,
+                granularity=_granularity(config),
+            ),
+        )
+        extras: PyTree = ()
+        if halting is not None:
+            length = config.halting.initial_length
+            length = num_steps / 2 if length < 0 else length
+            learned = halting.init(schedule.moving, length, stream_key(config, "halting"))
+            meta_params = meta_params._replace(halting=learned)
+            extras = {"dual": jnp.zeros(())}
+        return init_state(meta_params, outer, stream_key(config, "train"), extras)
+
+    return init
+
+
 def build(config: ConfigDict) -> Experiment:
     """Makes a run's functions; data are loaded, nothing is computed yet.
 
@@ -160,58 +239,28 @@ def build(config: ConfigDict) -> Experiment:
     cores = cores_that_divide(config.meta_batch_size) if convolutional else 1
     use_cpu_devices(config.cpu_devices or cores)
     algorithm, settings = ALGORITHMS[config.algorithm], automatic(config)
-    num_steps = algorithm.train_steps(config.inner.num_steps)
     problem = PROBLEMS[config.task.name](config)
 
     def adapts(path: str) -> bool:
         return algorithm.adapts(path) and (algorithm.norms_adapt or problem.adapts(path))
 
-    flow = META_GRADIENTS[settings["inner.meta_gradient"]]
-    if flow.needs_proximal:
-        flow = implicit(config.inner.cg_steps)
-    halting = None
+    halting = lengths = None
     if settings["halting.gate"] != "none":
         halting = Halting(
-            settings["halting.gate"], settings["halting.granularity"], num_steps=num_steps
+            settings["halting.gate"],
+            settings["halting.granularity"],
+            num_steps=config.inner.num_steps,
         )
-    rates = RATES[settings["inner.rates"]]
-    adapt_fn = partial(
-        adapt,
-        problem.loss_fn,
-        INNER_OPTIMIZERS[config.inner.optimizer],
-        halting=always_on if halting is None else halting.hard,
-        rates=rates.rates,
-        meta_gradient=flow,
-        proximal=config.inner.proximal if flow.needs_proximal else 0.0,
-        adapts=adapts,
-        at_step=problem.at_step,
-    )
-    outer = _outer(config, settings["outer.schedule"], halting)
     schedule = Schedule(config, problem, adapts, halting)
-    lengths = None if halting is None else _learned_lengths(config, halting, schedule)
-
-    def init() -> TrainState:
-        params = problem.init_params(stream_key(config, "init"), num_steps)
-        moving = split_params(params, adapts)[0]
-        length = config.halting.initial_length
-        meta_params = MetaParams(
-            init=params,
-            learning_rates=rates.init(moving, config.inner.learning_rate, num_steps),
-            optimizer={"momentum": config.inner.momentum},
-        )
-        extras: PyTree = ()
-        if halting is not None:
-            length = num_steps / 2 if length < 0 else length
-            learned = halting.init(moving, length, stream_key(config, "halting"))
-            meta_params = meta_params._replace(halting=learned)
-            extras = {"dual": jnp.zeros(())}
-        return init_state(meta_params, outer, stream_key(config, "train"), extras)
-
+    if halting is not None:
+        lengths = _learned_lengths(config, halting, schedule)
+    adapt_fn = _make_adapt(config, problem, schedule, adapts)
+    outer = _outer(config, settings["outer.schedule"], halting)
     return Experiment(
         config,
         problem,
         adapt_fn,
-        init,
+        _make_init(config, problem, schedule, outer),
         _make_train_loop(config, problem, outer, adapt_fn, lengths),
         _make_evaluate(config, problem, adapt_fn, halting),
         schedule,

@@ -80,6 +80,7 @@ def _classifier(config: ConfigDict) -> nn.Module:
         filters=model.filters,
         max_pool=model.max_pool,
         normalization=model.normalization,
+        head_init=None if model.head_init == "auto" else model.head_init,
         convolution=convolution,
     )
 

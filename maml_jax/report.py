@@ -210,7 +210,7 @@ def length_pictures(runs: list[Run]) -> dict[str, Callable[[list[Run]], Figure]]
     schedule = run.experiment.schedule
     if schedule.halting is None:
         return {}
-    lengths, most = schedule.lengths(run.meta_params), schedule.halting.num_steps
+    lengths, most = schedule.lengths(run.meta_params), schedule.most
     return {
         "length_histograms": lambda _: length_figures.histograms(lengths, most),
         "length_maps": lambda _: length_figures.filter_maps(lengths, most),

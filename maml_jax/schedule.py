@@ -61,6 +61,14 @@ class Schedule:
             adapts=self._adapts,
         )
 
+    @property
+    def most(self) -> int:
+        """The largest length that an evaluation can have."""
+        steps: int = self._config.eval.num_steps
+        if self.halting is None or not self.halting.kind.is_length:
+            return steps
+        return min(steps, self.halting.num_steps)
+
     def lengths(self, meta_params: MetaParams) -> dict[str, np.ndarray]:
         """Path -> hard lengths [*p], of the parameters that adapt."""
         steps = self._config.eval.num_steps
@@ -94,7 +102,7 @@ class Schedule:
         """Numbers of the learned lengths for a log; empty where none are learned."""
         if self.halting is None:
             return {}
-        lengths, most = self.lengths(meta_params), self.halting.num_steps
+        lengths, most = self.lengths(meta_params), self.most
         every = np.concatenate([value.ravel() for value in lengths.values()])
         compute = self.compute(lengths)
         values: dict[str, Any] = {

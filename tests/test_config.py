@@ -79,8 +79,11 @@ def test_a_bad_value_is_named_with_what_is_allowed(key: str, value: object, hint
 @pytest.mark.parametrize(
     ("changes", "hint"),
     [
-        ({"algorithm": "reptile", "halting.gate": "ramp"}, "no gradient for lengths or rates"),
-        ({"algorithm": "imaml", "inner.rates": "tensor"}, "use 'none' and 'fixed'"),
+        (
+            {"algorithm": "reptile", "halting.gate": "ramp"},
+            "for the initialization alone",
+        ),
+        ({"algorithm": "imaml", "inner.rates": "tensor"}, "use 'none', 'fixed' and 'none'"),
         ({"algorithm": "imaml", "outer.objective": "multi_step"}, "outer.objective='final'"),
         ({"algorithm": "adaptive_k", "inner.num_steps": 0}, "inner.num_steps of 1 or more"),
         ({"algorithm": "pretrained", "halting.gate": "ramp"}, "needs inner steps"),

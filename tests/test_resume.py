@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import time
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -14,18 +15,51 @@ import pytest
 from maml_jax.metrics import read_metrics
 from maml_jax.training import load_run
 from tests.runs import ROOT, call, command, environment
+from tests.tasks.test_images import write_tfds
 
-LONG = {"num_meta_steps": 2_000, "checkpoint__every": 100}
+SINUSOID = {"num_meta_steps": 2_000, "checkpoint__every": 100}
+HOST_IMAGES = {
+    "num_meta_steps": 800,
+    "checkpoint__every": 50,
+    "task__name": "images",
+    "task__ways": 2,
+    "task__shots": 1,
+    "task__query_shots": 1,
+    "eval__shots": 1,
+    "eval__query_shots": 1,
+    "eval__num_steps": 2,
+    "eval__validation_every": 100,
+    "eval__validation_episodes": 8,
+    "data__name": "tfds:animals",
+    "data__pool": "host",
+    "model__name": "conv4",
+    "model__filters": 2,
+    "model__normalization": "batch",
+    "inner__learning_rate": 0.5,
+}
+STOPS = {
+    "sinusoid": (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT),
+    "host_images": (signal.SIGKILL, signal.SIGTERM),
+}
 
 
-def start(workdir: pathlib.Path, cache: pathlib.Path) -> subprocess.Popen[bytes]:
-    arguments = command("train", f"--workdir={workdir}", **LONG)
+class Case(NamedTuple):
+    """A run that is killed, and the same one that was not."""
+
+    changes: dict[str, object]
+    stops: tuple[signal.Signals, ...]
+    cache: pathlib.Path
+    uninterrupted: pathlib.Path
+
+
+def start(case: Case, workdir: pathlib.Path) -> subprocess.Popen[bytes]:
+    arguments = command("train", f"--workdir={workdir}", **case.changes)
     # A file and not a pipe: a full pipe would stall the run.
     with (workdir.parent / "stderr").open("w") as errors:
         return subprocess.Popen(
             arguments,
             cwd=ROOT,
-            env=environment(cache),
+            env=environment(case.cache),
             stdout=subprocess.DEVNULL,
             stderr=errors,
         )
@@ -40,17 +74,18 @@ def wait_for_step(workdir: pathlib.Path, step: int, process: subprocess.Popen[by
     raise AssertionError(f"ended before {step}: {(workdir.parent / 'stderr').read_text()}")
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory, cache: pathlib.Path) -> pathlib.Path:
-    workdir = tmp_path_factory.mktemp("uninterrupted") / "run"
-    done = call(command("train", f"--workdir={workdir}", **LONG), cache)
+@pytest.fixture(scope="module", params=STOPS)
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    root = tmp_path_factory.mktemp(request.param)
+    changes: dict[str, object] = dict(SINUSOID)
+    if request.param == "host_images":
+        write_tfds(root / "tfds", names=[f"animal_{index}" for index in range(15)])
+        folders = {"data__dir": root / "tfds", "data__cache_dir": root / "pools"}
+        changes = {**HOST_IMAGES, **folders}
+    case = Case(changes, STOPS[request.param], root / "cache", root / "uninterrupted")
+    done = call(command("train", f"--workdir={case.uninterrupted}", **changes), case.cache)
     assert done.returncode == 0, done.stderr
-    return workdir
+    return case
 
 
 def assert_same_run(workdir: pathlib.Path, expected: pathlib.Path) -> None:
@@ -80,21 +115,22 @@ def stop(process: subprocess.Popen[bytes], number: signal.Signals, workdir: path
     errors = (workdir.parent / "stderr").read_text()
     assert "the same command resumes" in errors
     reached = int(errors.partition("stopped at meta-step ")[2].partition(";")[0])
-    assert int(load_run(workdir)[1].step) == reached < LONG["num_meta_steps"]
+    experiment, state = load_run(workdir)
+    assert int(state.step) == reached < experiment.config.num_meta_steps
 
 
 def test_killed_or_stopped_at_random_points_and_resumed_is_bit_for_bit(
-    tmp_path: pathlib.Path, cache: pathlib.Path, uninterrupted: pathlib.Path
+    case: Case, tmp_path: pathlib.Path
 ) -> None:
     workdir = tmp_path / "run"
     generator = random.Random(time.time_ns())
-    ways = [signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT]
-    for index, number in enumerate(ways):
-        process = start(workdir, cache)
-        wait_for_step(workdir, generator.randrange(400 * index + 10, 400 * (index + 1)), process)
+    span = int(str(case.changes["num_meta_steps"])) // (len(case.stops) + 1)
+    for index, number in enumerate(case.stops):
+        process = start(case, workdir)
+        wait_for_step(workdir, generator.randrange(span * index + 10, span * (index + 1)), process)
         time.sleep(generator.random() * 0.05)
         stop(process, number, workdir)
-    done = call(command("train", f"--workdir={workdir}", **LONG), cache)
+    done = call(command("train", f"--workdir={workdir}", **case.changes), case.cache)
     assert done.returncode == 0, done.stderr
     assert "resuming from meta-step" in done.stderr
-    assert_same_run(workdir, uninterrupted)
+    assert_same_run(workdir, case.uninterrupted)

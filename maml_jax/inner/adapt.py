@@ -191,7 +191,6 @@ def adapt(
     last_step = first_step + num_steps
     last_key = jax.random.fold_in(key, last_step)
     rest = (fixed, support, last_key, last_step, closed_over)
-    rest = (fixed, support, last_key, last_step, closed_over)
     moved, fixed = flow.finish(inner_gradient, origin, carry[0], rest, proximal)
     last = seen(moved, fixed, last_step)
     return Adaptation(last, losses, gates_on, monitored, aux, carry)

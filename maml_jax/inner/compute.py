@@ -39,7 +39,9 @@ def _count(jaxpr: Any) -> float:
         elif name == "conv_general_dilated":
             kernel = equation.invars[1].aval.shape
             filters = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
-            total += 2.0 * outputs * math.prod(kernel) / filters
+            # The input gradient of a strided convolution is padded with zeros between its inputs.
+            zeros = math.prod(equation.params["lhs_dilation"])
+            total += 2.0 * outputs * math.prod(kernel) / filters / zeros
         else:
             repeats = equation.params["length"] if name == "scan" else 1
             inner = [_count(jaxpr) for jaxpr in _inner_jaxprs(equation)]

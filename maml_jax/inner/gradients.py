@@ -237,7 +237,7 @@ def implicit(cg_steps: int = 5) -> MetaGradient:
 
     dφ/dθ = (I + H/λ)⁻¹ with H = ∇²L(φ), whatever path the steps took to φ; for anything else η
     that the inner loss depends on, dφ/dη = −(I + H/λ)⁻¹ ∂∇L/∂η / λ. The inverse is applied by
-    conjugate gradients. Memory and time of the backward pass do not depend on K.
+    conjugate gradients, also where K = 0. Memory and time of the backward pass do not depend on K.
 
     Args:
       cg_steps: conjugate-gradient steps, one Hessian-vector product each.

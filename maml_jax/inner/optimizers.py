@@ -5,11 +5,15 @@ Any other optax optimizer serves through `as_direction`.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import optax
 
-from maml_jax.types import PyTree
+from maml_jax.inner import accelerated
+from maml_jax.inner.groups import expand, group
+from maml_jax.types import Array, Params, PyTree
 
 MakeOptimizer = Callable[[PyTree], optax.GradientTransformation]
 
@@ -52,9 +56,171 @@ def as_direction(optimizer: optax.GradientTransformation) -> MakeOptimizer:
     return make_optimizer
 
 
-INNER_OPTIMIZERS: dict[str, MakeOptimizer] = {
-    "sgd": sgd,
-    "heavy_ball": heavy_ball,
-    "nesterov": nesterov,
-    "adam": adam,
+class InnerOptimizer(NamedTuple):
+    """A row of `INNER_OPTIMIZERS`."""
+
+    make: Callable[[dict[str, Any], int], optax.GradientTransformation]  # (values, T) -> transform
+    hyper: tuple[str, ...] = ()  # names in CONSTRAINTS
+    own_step: bool = False  # finds its step size: α starts at 1, and `step` at the learning rate
+    halts: bool = True  # halted coordinates do not change the others' direction
+
+
+class Constraint(NamedTuple):
+    """How a hyper-parameter is learned without leaving its range."""
+
+    to_learned: Callable[[Array], Array]
+    to_value: Callable[[Array], Array]
+    per_coordinate: bool = False  # may differ from parameter to parameter
+
+
+CONSTRAINTS = {
+    "momentum": Constraint(jax.scipy.special.logit, jax.nn.sigmoid, per_coordinate=True),
+    "inverse_condition": Constraint(jax.scipy.special.logit, jax.nn.sigmoid),
+    "step": Constraint(jnp.log, jnp.exp),
+    "largest": Constraint(jnp.log, jnp.exp),
 }
+
+
+def _spectrum(values: dict[str, Any]) -> tuple[Any, Any]:
+    return values["largest"] * values["inverse_condition"], values["largest"]
+
+
+INNER_OPTIMIZERS = {
+    "sgd": InnerOptimizer(lambda values, steps: optax.identity()),
+    "heavy_ball": InnerOptimizer(
+        lambda values, steps: accelerated.scale_by_heavy_ball(values["momentum"]), ("momentum",)
+    ),
+    "nesterov": InnerOptimizer(
+        lambda values, steps: accelerated.scale_by_nesterov(values["momentum"]), ("momentum",)
+    ),
+    "nesterov_sequence": InnerOptimizer(
+        lambda values, steps: accelerated.scale_by_nesterov_sequence()
+    ),
+    "nesterov_strongly_convex": InnerOptimizer(
+        lambda values, steps: accelerated.scale_by_nesterov_strongly_convex(
+            values["inverse_condition"]
+        ),
+        ("inverse_condition",),
+    ),
+    "nesterov_restart": InnerOptimizer(
+        lambda values, steps: accelerated.adaptive_restart(accelerated.scale_by_nesterov_sequence())
+    ),
+    "nesterov_restart_value": InnerOptimizer(
+        lambda values, steps: accelerated.adaptive_restart(
+            accelerated.scale_by_nesterov_sequence(), "value"
+        )
+    ),
+    "ogm": InnerOptimizer(lambda values, steps: accelerated.scale_by_ogm(max(steps, 1))),
+    "chebyshev_steps": InnerOptimizer(
+        lambda values, steps: accelerated.scale_by_chebyshev_steps(
+            *_spectrum(values), num_steps=max(steps, 1)
+        ),
+        ("largest", "inverse_condition"),
+        own_step=True,
+    ),
+    "chebyshev": InnerOptimizer(
+        lambda values, steps: accelerated.scale_by_chebyshev(*_spectrum(values)),
+        ("largest", "inverse_condition"),
+        own_step=True,
+    ),
+    "barzilai_borwein": InnerOptimizer(
+        lambda values, steps: accelerated.scale_by_barzilai_borwein(values["step"]),
+        ("step",),
+        own_step=True,
+    ),
+    "barzilai_borwein_short": InnerOptimizer(
+        lambda values, steps: accelerated.scale_by_barzilai_borwein(values["step"], "short"),
+        ("step",),
+        own_step=True,
+    ),
+    "conjugate_gradient": InnerOptimizer(
+        lambda values, steps: accelerated.scale_by_conjugate_gradient("pr")
+    ),
+    "conjugate_gradient_hs": InnerOptimizer(
+        lambda values, steps: accelerated.scale_by_conjugate_gradient("hs")
+    ),
+    "anderson": InnerOptimizer(
+        lambda values, steps: accelerated.scale_by_anderson(values["step"]),
+        ("step",),
+        own_step=True,
+    ),
+    "meta_curvature": InnerOptimizer(
+        lambda values, steps: accelerated.scale_by_curvature(values["matrices"]), ("matrices",)
+    ),
+    # optax's, with arguments that keep meta-gradients finite where an inner gradient is exactly 0.
+    "adam": InnerOptimizer(lambda values, steps: optax.scale_by_adam(eps_root=1e-8)),
+    "rmsprop": InnerOptimizer(lambda values, steps: optax.scale_by_rms(eps=1e-6)),
+    "adagrad": InnerOptimizer(lambda values, steps: optax.scale_by_rss()),
+    "lion": InnerOptimizer(lambda values, steps: optax.scale_by_lion()),
+    "lbfgs": InnerOptimizer(lambda values, steps: optax.scale_by_lbfgs(), halts=False),
+}
+UNSAFE = dict.fromkeys(
+    ("nadam", "amsgrad", "radam", "lamb", "muon"),
+    "its meta-gradients are NaN as soon as one inner gradient is exactly 0, as behind a dead ReLU",
+)
+
+
+def initial_hyper_params(
+    name: str,
+    moving: Params,
+    *,
+    learning_rate: float,
+    momentum: float,
+    inverse_condition: float,
+    granularity: str = "global",
+) -> dict[str, Any]:
+    """What `MetaParams.optimizer` starts from, in the unconstrained space that is learned in.
+
+    Args:
+      name: a row of `INNER_OPTIMIZERS`.
+      moving: the parameters that adapt (arrays or shapes), None in the others' places.
+      learning_rate: α; 1/α is taken for the largest curvature, and α for a first step.
+      momentum: μ.
+      inverse_condition: μ/L.
+      granularity: of the momentum, a name in `GRANULARITIES`.
+    """
+    start = {
+        "momentum": momentum,
+        "inverse_condition": inverse_condition,
+        "step": learning_rate,
+        "largest": 1 / learning_rate,
+    }
+    hyper: dict[str, Any] = {}
+    for key in INNER_OPTIMIZERS[name].hyper:
+        if key == "matrices":
+            hyper[key] = accelerated.curvature_matrices(moving)
+            continue
+        constraint = CONSTRAINTS[key]
+        value = constraint.to_learned(jnp.asarray(start[key], float))
+        if constraint.per_coordinate:
+            grouped = group(moving, granularity, lambda index, shape: jnp.zeros(shape))
+            hyper[key] = {name: zeros + value for name, zeros in grouped.items()}
+        else:
+            hyper[key] = value
+    return hyper
+
+
+def make_inner_optimizer(
+    name: str, moving: Params, num_steps: int, granularity: str = "global"
+) -> MakeOptimizer:
+    """A row of `INNER_OPTIMIZERS` as `adapt` takes it, from `initial_hyper_params`.
+
+    Args:
+      name: of the row.
+      moving: see `initial_hyper_params`.
+      num_steps: T, the number of steps of the call.
+      granularity: of the momentum.
+    """
+
+    def make(hyper_params: dict[str, Any]) -> optax.GradientTransformation:
+        values: dict[str, Any] = {}
+        for key, learned in hyper_params.items():
+            if key == "matrices":
+                values[key] = learned
+                continue
+            values[key] = jax.tree.map(CONSTRAINTS[key].to_value, learned)
+            if CONSTRAINTS[key].per_coordinate:
+                values[key] = expand(values[key], moving, granularity)
+        return INNER_OPTIMIZERS[name].make(values, num_steps)
+
+    return make

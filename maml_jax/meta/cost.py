@@ -92,8 +92,10 @@ class LearnedLengths(NamedTuple):
         """The gates of one task at a meta-step."""
         return self.halting.soft(self.temperature(step), key)
 
-    def term(self, meta_params: MetaParams, step: Array, extras: Extras) -> tuple[Array, Extras]:
-        """Term of the objective, and extras with the next dual variable."""
+    def term(
+        self, meta_params: MetaParams, step: Array, extras: Extras
+    ) -> tuple[Array, Array, Extras]:
+        """Term of the objective, the cost as a share, and extras with the next dual variable."""
         cost = self.cost(meta_params, self.temperature(step))
         term, dual = penalty(cost, self.budget, extras["dual"])
-        return term, {"dual": dual}
+        return term, cost, {"dual": dual}

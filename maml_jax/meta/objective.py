@@ -99,8 +99,8 @@ def make_objective(
         if adaptation.losses.size:
             metrics["support_loss"] = adaptation.losses[0]
         if lengths is not None:
-            term, extras = lengths.term(meta_params, step, extras)
-            metrics |= {"cost": term, **extras}
+            term, cost, extras = lengths.term(meta_params, step, extras)
+            metrics |= {"cost": cost, **extras}
             loss = loss + term
         return loss, (metrics, extras)
 

@@ -11,10 +11,15 @@ import optax
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from maml_jax import Examples, MetaParams, as_direction
-from maml_jax.inner.optimizers import INNER_OPTIMIZERS
+from maml_jax import Examples, MetaParams, adam, as_direction, heavy_ball, nesterov, sgd
 
-OPTIMIZERS = {**INNER_OPTIMIZERS, "rmsprop": as_direction(optax.rmsprop(0.1, eps=1e-6))}
+OPTIMIZERS = {
+    "sgd": sgd,
+    "heavy_ball": heavy_ball,
+    "nesterov": nesterov,
+    "adam": adam,
+    "rmsprop": as_direction(optax.rmsprop(0.1, eps=1e-6)),
+}
 META_GRADIENTS = ("exact", "reverse", "first_order")
 GRID = [(name, flow) for name in OPTIMIZERS for flow in META_GRADIENTS]
 # Every optimizer and every meta-gradient at least once, where the whole grid would take too long.

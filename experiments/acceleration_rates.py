@@ -1,0 +1,120 @@
+"""Error against steps of every accelerated method on a quadratic, beside the lower bound.
+
+python -m experiments.acceleration_rates
+
+Diagonal quadratics of condition 10, 100 and 10,000 with both ends in the spectrum, every method at
+its textbook parameters. Keeps experiments/results/acceleration_rates.json and .png.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import flags
+from matplotlib.figure import Figure
+
+from experiments import cli, results_io
+from maml_jax import provenance
+from maml_jax.inner import accelerated as acc
+from maml_jax.types import Array
+
+_STEPS = flags.DEFINE_integer("steps", 100, "number of steps T", lower_bound=1)
+CONDITIONS = (10.0, 100.0, 10_000.0)
+COORDINATES = 50
+Method = tuple[optax.GradientTransformation, float]  # transform, α
+
+
+def methods(condition: float, num_steps: int) -> dict[str, Method]:
+    """Every method at the parameters that its rate is stated for; L = 1, μ = 1/κ."""
+    root, smallest = np.sqrt(condition), 1 / condition
+    heavy = ((root - 1) / (root + 1)) ** 2
+    tuned = acc.scale_by_heavy_ball(heavy), 4 / (1 + np.sqrt(smallest)) ** 2
+    fista = acc.scale_by_nesterov_sequence()
+    return {
+        "gradient descent": (optax.identity(), 2 / (1 + smallest)),
+        "heavy ball": tuned,
+        "heavy ball, restarted": (acc.adaptive_restart(tuned[0]), tuned[1]),
+        "Nesterov, strongly convex": (acc.scale_by_nesterov_strongly_convex(smallest), 1.0),
+        "Nesterov, t-sequence": (fista, 1.0),
+        "Nesterov, restarted": (acc.adaptive_restart(fista), 1.0),
+        "OGM": (acc.scale_by_ogm(num_steps), 1.0),
+        "Chebyshev steps": (acc.scale_by_chebyshev_steps(smallest, 1.0, num_steps), 1.0),
+        "Chebyshev": (acc.scale_by_chebyshev(smallest, 1.0), 1.0),
+        "Barzilai-Borwein": (
+            acc.scale_by_barzilai_borwein(1.0, largest_step=2 * condition),
+            1.0,
+        ),
+        "conjugate gradients": (acc.scale_by_conjugate_gradient(), 1.0),
+        "Anderson, m = 5": (acc.scale_by_anderson(1.0, 5, regularization=1e-12), 1.0),
+    }
+
+
+def lower_bound(condition: float, num_steps: int) -> np.ndarray:
+    """1/T_k((κ+1)/(κ−1)): the largest relative error of the best polynomial of degree k."""
+    argument = np.arccosh((condition + 1) / (condition - 1))
+    return 1 / np.cosh(argument * np.arange(num_steps + 1))
+
+
+def errors(method: Method, eigenvalues: Array, num_steps: int) -> list[float]:
+    """‖x_k‖/‖x_0‖ for k = 0 … T from x_0 = (1, …, 1); conjugate gradients step exactly."""
+    transform, alpha = optax.with_extra_args_support(method[0]), method[1]
+
+    def step(carry: Any, _: None) -> tuple[Any, Array]:
+        x, state = carry
+        gradient = eigenvalues * x
+        value = 0.5 * jnp.sum(eigenvalues * x**2)
+        u, state = transform.update(gradient, state, x, value=value)
+        size = jnp.asarray(alpha)
+        if isinstance(state, acc.ConjugateState):
+            curvature = jnp.sum(eigenvalues * u**2)
+            size = jnp.sum(gradient * u) / jnp.where(curvature > 0, curvature, 1.0)
+        x = x - size * u
+        return (x, state), jnp.linalg.norm(x)
+
+    start = jnp.ones_like(eigenvalues)
+    _, norms = jax.lax.scan(step, (start, transform.init(start)), length=num_steps)
+    return [1.0, *np.asarray(norms / jnp.linalg.norm(start)).tolist()]
+
+
+def draw(record: dict[str, Any]) -> Figure:
+    """One panel a condition number."""
+    figure = Figure(figsize=(16, 5), layout="constrained")
+    for axes, (condition, curves) in zip(
+        figure.subplots(1, len(CONDITIONS)), record["errors"].items(), strict=True
+    ):
+        for name, values in curves.items():
+            style = {"color": "black", "linestyle": "--"} if name == "lower bound" else {}
+            axes.plot(np.maximum(values, 1e-16), label=name, **style)
+        axes.set(yscale="log", xlabel="steps", title=f"condition {float(condition):g}")
+        axes.set_ylim(1e-10, 1e3)
+    axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.axes[0].set_ylabel("‖x_k‖ / ‖x_0‖")
+    return figure
+
+
+def main(_: list[str]) -> None:
+    """Iterates every method in float64, draws and keeps."""
+    curves: dict[str, dict[str, list[float]]] = {}
+    with jax.enable_x64(True):
+        for condition in CONDITIONS:
+            eigenvalues = jnp.logspace(-np.log10(condition), 0, COORDINATES)
+            run: Callable[[Method], list[float]] = lambda method, h=eigenvalues: errors(
+                method, h, _STEPS.value
+            )
+            table = {name: run(method) for name, method in methods(condition, _STEPS.value).items()}
+            table["lower bound"] = lower_bound(condition, _STEPS.value).tolist()
+            curves[f"{condition:g}"] = table
+            print(f"condition {condition:g}")
+            for name, values in table.items():
+                print(f"  {name:28s} {values[-1]:.2e} after {_STEPS.value} steps")
+    record = {**provenance.describe(), "steps": _STEPS.value, "errors": curves}
+    path = results_io.write("acceleration_rates", record)
+    draw(record).savefig(path.with_suffix(".png"), dpi=100)
+    print(path)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,178 @@
+"""A run with learned lengths: its record, its report, the binary that shows them, a resume."""
+
+import json
+import pathlib
+import signal
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from maml_jax.experiment import Experiment, build
+from maml_jax.inner.groups import with_paths
+from maml_jax.metrics import read_metrics
+from maml_jax.report import write_report
+from maml_jax.training import Interrupted, load_run, open_workdir, train, train_and_evaluate
+from tests.runs import call, command, tiny_config
+from tests.test_resume import assert_same_run
+
+STEPS, EVAL_STEPS = 3, 4
+TENSORS = {
+    "dense_0/bias": "8",
+    "dense_0/kernel": "1x8",
+    "head/bias": "1",
+    "head/kernel": "8x1",
+}
+FIGURES = (
+    "length_histograms",
+    "length_maps",
+    "share_alive",
+    "compute_over_training",
+    "sparsity_over_training",
+)
+
+
+def adaptive_config() -> ConfigDict:
+    """Lengths that move apart within 60 meta-steps, at a budget with a dual variable."""
+    return tiny_config(
+        algorithm="adaptive_k",
+        inner__num_steps=STEPS,
+        eval__num_steps=EVAL_STEPS,
+        halting__cost="compute",
+        halting__budget=0.4,
+        halting__dual_rate=0.02,
+        inner__learning_rate=0.02,
+        model__kernel_init="he",
+        outer__halting_learning_rate=0.2,
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    train_and_evaluate(adaptive_config(), workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def loaded(finished: pathlib.Path) -> tuple[Experiment, dict[str, np.ndarray]]:
+    """The run's experiment and its hard lengths."""
+    experiment, state = load_run(finished)
+    return experiment, experiment.schedule.lengths(state.meta_params)
+
+
+def test_lengths_moved_apart_within_their_bounds(finished: pathlib.Path) -> None:
+    """Else the tests below would compare constants."""
+    _, state = load_run(finished)
+    learned = np.concatenate([x.ravel() for x in jax.tree.leaves(state.meta_params.halting)])
+    assert learned.min() >= 0
+    assert learned.max() <= STEPS
+    assert set(np.round(learned)) == {0.0, 1.0, 2.0, 3.0}
+    assert float(state.extras["dual"]) > 0
+
+
+def test_the_record_has_hard_and_soft_results_and_what_they_cost(
+    finished: pathlib.Path, loaded: tuple[Experiment, dict[str, np.ndarray]]
+) -> None:
+    record = json.loads((finished / "evaluation.json").read_text())
+    experiment, lengths = loaded
+    assert len(record["loss"]) == len(record["soft"]["loss"]) == EVAL_STEPS + 1
+    assert record["loss"][0] == record["soft"]["loss"][0]
+    assert record["loss"][-1] != record["soft"]["loss"][-1]
+    compute = record["inner_compute"]
+    assert len(compute) == EVAL_STEPS + 1
+    assert compute[0] == 0
+    assert np.all(np.diff(compute) >= 0)
+    longest = max(int(value.max()) for value in lengths.values())
+    assert compute[longest - 1] < compute[longest] == compute[-1]
+    assert record["lengths"]["inner_compute"] == compute[-1]
+    every = np.concatenate([value.ravel() for value in lengths.values()])
+    assert record["lengths"]["length/mean"] == every.mean()
+    assert record["lengths"]["length/max"] == every.max() <= STEPS
+    share = compute[-1] / (STEPS * experiment.schedule.costs.full_step)
+    np.testing.assert_allclose(record["lengths"]["inner_compute_share"], share)
+
+
+def test_hard_lengths_are_the_learned_ones_rounded(finished: pathlib.Path) -> None:
+    experiment, state = load_run(finished)
+    lengths = experiment.schedule.lengths(state.meta_params)
+    learned = state.meta_params.halting
+    assert set(lengths) == set(TENSORS) == set(with_paths(state.meta_params.init))
+    for path, value in lengths.items():
+        # m_k = clip(κ − k, 0, 1) is at least ½ for as many k as κ rounds to, halves upwards.
+        np.testing.assert_array_equal(value, np.floor(np.asarray(learned[path]) + 0.5))
+
+
+def test_every_line_of_the_log_has_the_lengths(finished: pathlib.Path) -> None:
+    lines = list(read_metrics(finished))
+    assert [line["step"] for line in lines] == [10, 20, 30, 40, 50, 60]
+    names = {f"length/{name}" for name in ("mean", "p90", "p99", "max", "share_at_0")}
+    names |= {f"sparsity/{path}" for path in TENSORS}
+    names |= {"length/share_at_most", "inner_compute", "inner_compute_share", "cost", "dual"}
+    for line in lines:
+        assert names <= set(line)
+        assert all(np.isfinite(line[name]) for name in names)
+    assert len({line["length/mean"] for line in lines}) > 1
+    last = json.loads((finished / "evaluation.json").read_text())["lengths"]
+    assert last.items() <= lines[-1].items()
+
+
+def test_the_report_has_the_figures_of_lengths(finished: pathlib.Path) -> None:
+    page = write_report(finished).read_text()
+    for name in FIGURES:
+        assert f'src="{name}.png"' in page
+        assert (finished / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert "soft gates" in page
+
+
+def test_inspect_prints_a_row_for_every_tensor(
+    finished: pathlib.Path, loaded: tuple[Experiment, dict[str, np.ndarray]], tmp_path: pathlib.Path
+) -> None:
+    arguments = [*command("inspect")[:3], f"--workdir={finished}"]
+    done = call(arguments, tmp_path)
+    assert done.returncode == 0, done.stderr
+    head, *rows = done.stdout.split("\n\n")[0].splitlines()
+    assert head.split()[:2] == ["tensor", "shape"]
+    assert f"at {STEPS}" in head
+    cells = [row.split() for row in rows]
+    assert {path: shape for path, shape, *_ in cells} == TENSORS
+    _, lengths = loaded
+    for path, _, low, mean, _, _, high, *_ in cells:
+        value = lengths[path]
+        assert [low, mean, high] == [f"{x:.2f}" for x in (value.min(), value.mean(), value.max())]
+    compute = json.loads((finished / "evaluation.json").read_text())["inner_compute"][-1]
+    assert f"{compute / 1e6:.4g} MFLOP" in done.stdout
+
+
+class Killed(Exception):  # noqa: N818 - not an error
+    """Stands for a kill: nothing is saved."""
+
+
+def test_killed_then_stopped_and_resumed_is_bit_for_bit(
+    finished: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """Lengths, their optimizer's state and the dual variable too."""
+    config = adaptive_config()
+    experiment = build(config)
+    workdir = tmp_path / "run"
+    open_workdir(config, workdir)
+
+    def killed(state, number):
+        if int(state.step) == 30:
+            raise Killed
+        return experiment.train(state, number)
+
+    def stopped(state, number):
+        if int(state.step) == 40:
+            signal.raise_signal(signal.SIGTERM)
+        return experiment.train(state, number)
+
+    with pytest.raises(Killed):
+        train(experiment._replace(train=killed), workdir)
+    assert int(load_run(workdir)[1].step) == 20
+    with pytest.raises(Interrupted):
+        train(experiment._replace(train=stopped), workdir)
+    assert int(load_run(workdir)[1].step) == 50
+    train_and_evaluate(config, workdir)
+    assert_same_run(workdir, finished)
