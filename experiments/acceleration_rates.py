@@ -6,7 +6,6 @@ Diagonal quadratics of condition 10, 100 and 10,000 with both ends in the spectr
 its textbook parameters. Keeps experiments/results/acceleration_rates.json and .png.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -101,10 +100,10 @@ def main(_: list[str]) -> None:
     with jax.enable_x64(True):
         for condition in CONDITIONS:
             eigenvalues = jnp.logspace(-np.log10(condition), 0, COORDINATES)
-            run: Callable[[Method], list[float]] = lambda method, h=eigenvalues: errors(
-                method, h, _STEPS.value
-            )
-            table = {name: run(method) for name, method in methods(condition, _STEPS.value).items()}
+            table = {
+                name: errors(method, eigenvalues, _STEPS.value)
+                for name, method in methods(condition, _STEPS.value).items()
+            }
             table["lower bound"] = lower_bound(condition, _STEPS.value).tolist()
             curves[f"{condition:g}"] = table
             print(f"condition {condition:g}")

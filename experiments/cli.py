@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -63,6 +64,8 @@ def run(main: Callable[[list[str]], Any]) -> None:
             sys.exit(_report(stop, stop.code))
 
     logging.set_verbosity(logging.WARNING)
+    # Image pools are constants of the programs: CIFAR-FS compiles in 2 s instead of 15.
+    jax.config.update("jax_use_simplified_jaxpr_constants", True)
     app.run(guarded)
 
 

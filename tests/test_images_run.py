@@ -72,6 +72,14 @@ def test_every_normalization_trains(data: pathlib.Path, normalization: str) -> N
     assert int(state.skipped) == 0
 
 
+def test_resnet12_trains(data: pathlib.Path) -> None:
+    changes = {"model__name": "resnet12", "model__widths": (2, 2, 2, 2), "data__image_size": 16}
+    experiment = build(image_config(data, meta_batch_size=8, inner__learning_rate=0.1, **changes))
+    state, metrics = experiment.train(experiment.init(), 2)
+    assert np.isfinite(float(metrics["loss"]))
+    assert "conv_3_shortcut" in state.meta_params.init
+
+
 def test_a_pool_on_the_host_gives_the_same_run_bit_for_bit_and_resumes(
     data: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:

@@ -19,8 +19,8 @@ from tests.tasks.test_images import write_tfds
 
 SINUSOID = {"num_meta_steps": 2_000, "checkpoint__every": 100}
 HOST_IMAGES = {
-    "num_meta_steps": 800,
-    "checkpoint__every": 50,
+    "num_meta_steps": 300,
+    "checkpoint__every": 20,
     "task__name": "images",
     "task__ways": 2,
     "task__shots": 1,
@@ -28,8 +28,6 @@ HOST_IMAGES = {
     "eval__shots": 1,
     "eval__query_shots": 1,
     "eval__num_steps": 2,
-    "eval__validation_every": 100,
-    "eval__validation_episodes": 8,
     "data__name": "tfds:animals",
     "data__pool": "host",
     "model__name": "conv4",

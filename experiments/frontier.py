@@ -1,0 +1,59 @@
+"""Figure of accuracy (or loss) against inner compute C for the arms of the kept studies.
+
+python -m experiments.frontier --task=omniglot
+
+Every arm is a curve over its inner steps, mean over seeds, with a marker where it ends; the lower
+left of a loss, or the upper left of an accuracy, is best. Writes
+experiments/results/frontier_TASK.png.
+"""
+
+from typing import Any
+
+import numpy as np
+from absl import flags
+from matplotlib.figure import Figure
+
+from experiments import cli, results_io
+
+_TASK = flags.DEFINE_enum("task", "sinusoid", ["sinusoid", "omniglot"], "family of tasks")
+_MEASURE = {"sinusoid": "loss", "omniglot": "accuracy"}
+
+
+def curves(task: str) -> dict[str, list[dict[str, Any]]]:
+    """Arm -> its runs, over all kept studies of the task."""
+    arms: dict[str, list[dict[str, Any]]] = {}
+    for study in ("halting", "acceleration"):
+        for path in sorted(results_io.RESULTS.glob(f"{study}_{task}*.json")):
+            for arm, result in results_io.read(path.stem)["arms"].items():
+                name = arm if study == "halting" else f"adaptive_k + {arm}"
+                arms.setdefault(name, result["runs"])
+    return arms
+
+
+def draw(task: str) -> Figure:
+    """One curve an arm; steps after the last that costs anything are left out."""
+    measure = _MEASURE[task]
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots()
+    for name, runs in curves(task).items():
+        compute = np.mean([run["inner_compute"] for run in runs], axis=0) / 1e6
+        values = np.mean([run[measure] for run in runs], axis=0)
+        ends = int(np.argmax(compute >= compute[-1]))
+        (line,) = axes.plot(compute[: ends + 1], values[: ends + 1], label=name, alpha=0.8)
+        axes.plot(compute[ends], values[-1], "o", color=line.get_color())
+    axes.set(xlabel="inner compute C, MFLOP per task", ylabel=f"{measure} (test tasks)")
+    if measure == "loss":
+        axes.set_yscale("log")
+    axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def main(_: list[str]) -> None:
+    """Draws and keeps."""
+    path = results_io.RESULTS / f"frontier_{_TASK.value}.png"
+    draw(_TASK.value).savefig(path, dpi=100)
+    print(path)
+
+
+if __name__ == "__main__":
+    cli.run(main)
