@@ -24,6 +24,12 @@ def everything(path: str) -> bool:
     return True
 
 
+def nothing(params: Params, k: Array) -> tuple[()]:
+    """The monitor that watches nothing."""
+    del params, k
+    return ()
+
+
 def same_at_every_step(params: Params, k: Array) -> Params:
     """The loss sees the parameters as they are."""
     del k
@@ -49,7 +55,8 @@ def merge_params(moving: Params, fixed: Params) -> Params:
     )
 
 
-def _share_on(gates: PyTree, moving: Params, total: int) -> Array:
+def _share_on(gates: PyTree, moving: Params, params: Params) -> Array:
+    total = sum(jnp.size(p) for p in jax.tree.leaves(params))
     on = [
         jnp.sum(jnp.broadcast_to(gate > 0, jnp.shape(p)), dtype=jnp.float32)
         for gate, p in zip(jax.tree.leaves(gates), jax.tree.leaves(moving), strict=True)
@@ -72,6 +79,20 @@ def _check_arguments(
     return meta_gradient
 
 
+def _keeping_dtypes(optimizer: optax.GradientTransformation) -> tuple[Any, Any]:
+    """init and update(gradients, state, params, gate, value) of a transform."""
+    optimizer = optax.with_extra_args_support(optimizer)
+
+    def update(
+        grads: Params, state: PyTree, params: Params, gate: PyTree, value: Array
+    ) -> tuple[Params, PyTree]:
+        directions, new_state = optimizer.update(grads, state, params, gate=gate, value=value)
+        # A float32 hyper-parameter would promote a bfloat16 state and break the scan's carry.
+        return directions, optax.tree.cast_like(new_state, state)
+
+    return optimizer.init, update
+
+
 def _move(params: Params, alphas: PyTree, gates: PyTree, directions: Params) -> Params:
     def move(p: Array, alpha: Array, gate: Array, direction: Array) -> Array:
         return p - (alpha * gate * direction).astype(p.dtype)
@@ -91,7 +112,7 @@ def adapt(
     rates: RateFn = broadcast,
     meta_gradient: str | MetaGradient = "exact",
     proximal: float = 0.0,
-    monitor: Callable[[Params, Array], PyTree] | None = None,
+    monitor: Callable[[Params, Array], PyTree] = nothing,
     at_step: Callable[[Params, Array], Params] = same_at_every_step,
     start: int = 0,
     carry: PyTree = None,
@@ -147,9 +168,8 @@ def adapt(
     """
     flow = _check_arguments(num_steps, meta_gradient, proximal)
     origin, fixed = split_params(meta_params.init, adapts)
-    total = sum(jnp.size(p) for p in jax.tree.leaves(meta_params.init))
-    optimizer = optax.with_extra_args_support(make_optimizer(meta_params.optimizer))
-    carry = (origin, optimizer.init(origin)) if carry is None else carry
+    init_optimizer, update = _keeping_dtypes(make_optimizer(meta_params.optimizer))
+    carry = (origin, init_optimizer(origin)) if carry is None else carry
     chex.assert_trees_all_equal_shapes_and_dtypes(carry[0], origin)
     first_step = jnp.asarray(start, jnp.int32)
 
@@ -157,7 +177,7 @@ def adapt(
         return at_step(merge_params(moving, fixed), k)
 
     def watch(moving: Params, k: Array) -> PyTree:
-        return () if monitor is None else monitor(seen(moving, fixed, k), k)
+        return monitor(seen(moving, fixed, k), k)
 
     inner_gradient, closed_over = flow.inner_gradient_of(
         lambda moving, fixed, support, key, k: loss_fn(seen(moving, fixed, k), support, key),
@@ -170,17 +190,12 @@ def adapt(
         value, grads = inner_gradient(moving, fixed, support, step_key, k, closed_over)
         loss, aux = jax.lax.stop_gradient(value)
         if proximal:
-            pull = jax.tree.map(lambda p, center: proximal * (p - center), moving, origin)
-            grads = jax.tree.map(jnp.add, grads, pull)
+            grads = jax.tree.map(lambda g, p, o: g + proximal * (p - o), grads, moving, origin)
         gates = halting(meta_params.halting, moving, k)
-        directions, new_state = optimizer.update(
-            grads, optimizer_state, moving, gate=gates, value=loss
-        )
-        # A float32 hyper-parameter would promote a bfloat16 state and break the scan's carry.
-        optimizer_state = optax.tree.cast_like(new_state, optimizer_state)
-        alphas = rates(meta_params.learning_rates, moving, k)
-        moving = _move(moving, alphas, gates, directions)
-        outputs = (loss, aux, _share_on(gates, moving, total), watch(moving, k + 1))
+        directions, optimizer_state = update(grads, optimizer_state, moving, gates, loss)
+        moving = _move(moving, rates(meta_params.learning_rates, moving, k), gates, directions)
+        share = _share_on(gates, moving, meta_params.init)
+        outputs = (loss, aux, share, watch(moving, k + 1))
         return (moving, optimizer_state), outputs
 
     first = watch(carry[0], first_step)
@@ -189,8 +204,6 @@ def adapt(
     chex.assert_shape((losses, gates_on), (num_steps,))
     monitored = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, watched)
     last_step = first_step + num_steps
-    last_key = jax.random.fold_in(key, last_step)
-    rest = (fixed, support, last_key, last_step, closed_over)
+    rest = (fixed, support, jax.random.fold_in(key, last_step), last_step, closed_over)
     moved, fixed = flow.finish(inner_gradient, origin, carry[0], rest, proximal)
-    last = seen(moved, fixed, last_step)
-    return Adaptation(last, losses, gates_on, monitored, aux, carry)
+    return Adaptation(seen(moved, fixed, last_step), losses, gates_on, monitored, aux, carry)
