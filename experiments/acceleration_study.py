@@ -5,7 +5,9 @@ python -m experiments.acceleration_study --task=sinusoid --workdir=runs/accelera
 Same cost of K, same initial length and K_max in all arms; every arm gets the same number of trials
 on separate validation tasks. Gradient descent is also given learned rates per tensor: only a gain
 over the best of the two counts as acceleration. --k_max=40 repeats it at twice the length. Resumes
-where it was stopped; keeps its result in experiments/results/acceleration_TASK_KMAX.json.
+where it was stopped; keeps its result in experiments/results/acceleration_TASK_KMAX.json. With
+--arms it trains these alone, so that several processes can share a workdir, and keeps no result
+unless --keep.
 """
 
 import pathlib
@@ -13,20 +15,17 @@ from typing import Any
 
 from absl import flags
 
-from experiments import cli
+from experiments import cli, studies
 
 _WORKDIR = cli.define_workdir()
 _TASK = flags.DEFINE_enum("task", "sinusoid", ["sinusoid", "omniglot"], "family of tasks")
 _ARMS = flags.DEFINE_list("arms", None, "names of arms; all by default")
+_KEEP = flags.DEFINE_bool("keep", None, "keep the result; by default where all arms were trained")
 _SEEDS = flags.DEFINE_integer("seeds", None, "number of seeds; 5 for sinusoid, 3 for omniglot")
 _STEPS = flags.DEFINE_integer("steps", None, "meta-steps of a run")
 _K_MAX = flags.DEFINE_integer("k_max", None, "largest length; 20 for sinusoid, 10 for omniglot")
 _COST = flags.DEFINE_float("cost", 0.02, "weight of mean length / K_max")
 
-RATES = {
-    "sinusoid": (0.0025, 0.005, 0.01, 0.02, 0.04),
-    "omniglot": (0.25, 0.5, 1.0, 2.0, 4.0),
-}
 ARMS: dict[str, dict[str, Any]] = {
     "gd": {},
     "gd_rates": {"inner.rates": "tensor"},
@@ -51,45 +50,21 @@ ARMS: dict[str, dict[str, Any]] = {
 
 def main(_: list[str]) -> None:
     """Tunes, trains, compares and keeps."""
-    import jax
-
-    from configs import omniglot, sinusoid
-    from experiments import studies
-
-    root, sines = pathlib.Path(_WORKDIR.value), _TASK.value == "sinusoid"
-    # Runs that differ in seed or learning rate alone are one program.
-    jax.config.update("jax_compilation_cache_dir", str((root / "programs").resolve()))
-    k_max = _K_MAX.value or (20 if sines else 10)
-    changes: dict[str, Any] = {
-        "algorithm": "adaptive_k",
-        "inner.num_steps": k_max,
-        "eval.num_steps": k_max,
-        "halting.initial_length": 5.0,
-        "halting.cost_weight": _COST.value,
-    }
-    if sines:
-        base, seeds, tuning, measure = sinusoid.get_config(), 5, 3_000, "loss"
-        changes |= {
-            "references": (),
-            "num_meta_steps": _STEPS.value or 10_000,
-            "eval.shots": 10,
-            "eval.num_episodes": 1_000,
+    root, family = pathlib.Path(_WORKDIR.value), studies.family(_TASK.value, _STEPS.value)
+    k_max = _K_MAX.value or family.k_max
+    family.base.update_from_flattened_dict(
+        {
+            "algorithm": "adaptive_k",
+            "inner.num_steps": k_max,
+            "eval.num_steps": k_max,
+            "halting.initial_length": 5.0,
+            "halting.cost_weight": _COST.value,
         }
-    else:
-        base, seeds, tuning, measure = (omniglot.get_config("20way_1shot_cpu"), 3, 400, "accuracy")
-        changes |= {
-            "num_meta_steps": _STEPS.value or 4_000,
-            "meta_batch_size": 4,
-            "model.filters": 32,
-            "eval.num_episodes": 600,
-            "eval.validation_every": 0,
-        }
-    base.update_from_flattened_dict(changes)
-    arms = {name: ARMS[name] for name in _ARMS.value or ARMS}
-    trials = [{"inner.learning_rate": rate} for rate in RATES[_TASK.value]]
-    study = studies.Study(base, arms, trials, tuning, range(_SEEDS.value or seeds))
-    name = f"acceleration_{_TASK.value}_{k_max}"
-    studies.keep(name, studies.run(study, root), measure, "gd")
+    )
+    arms = studies.select({name: studies.Arm(of) for name, of in ARMS.items()}, _ARMS.value)
+    record = studies.run(studies.Study(family, arms, _SEEDS.value or family.seeds), root)
+    if _KEEP.value or (_KEEP.value is None and not _ARMS.value):
+        studies.keep(f"acceleration_{_TASK.value}_{k_max}", record, family.measure, "gd")
 
 
 if __name__ == "__main__":

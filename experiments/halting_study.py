@@ -3,95 +3,86 @@
 python -m experiments.halting_study --task=sinusoid --workdir=runs/halting_sinusoid
 
 Adaptive K may take up to K_max steps, but a dual variable holds its inner compute at that of the
-other arms' K steps. Every arm is tuned over the same inner learning rates on validation tasks of a
-seed of its own, then trained with every seed. Resumes where it was stopped; keeps its result in
-experiments/results/halting_TASK.json.
+other arms' K steps. Every arm is tuned over the same inner learning rates, crossed with two values
+of a knob of its own, on validation tasks of a seed of its own, and then trained with every seed.
+Resumes where it was stopped; keeps its result in experiments/results/halting_TASK.json. With --arms
+it trains these alone, so that several processes can share a workdir; a last call without it keeps
+the result.
 """
 
 import pathlib
-from typing import Any
+from collections.abc import Sequence
 
 from absl import flags
 
-from experiments import cli
+from experiments import cli, studies
+from experiments.studies import Arm, Overrides
 
 _WORKDIR = cli.define_workdir()
 _TASK = flags.DEFINE_enum("task", "sinusoid", ["sinusoid", "omniglot"], "family of tasks")
+_ARMS = flags.DEFINE_list("arms", None, "train these arms, and keep no result")
 _SEEDS = flags.DEFINE_integer("seeds", None, "number of seeds; 5 for sinusoid, 3 for omniglot")
 _STEPS = flags.DEFINE_integer("steps", None, "meta-steps of a run")
 
-RATES = {
-    "sinusoid": (0.0025, 0.005, 0.01, 0.02, 0.04),
-    "omniglot": (0.5, 1.0, 2.0),
-}
+K = 5  # steps whose inner compute all arms are held to
+HEAD_STEPS = 15  # of the last layer alone cost what 5 full ones do, within 4% on both families
+SINUSOID_ROWS = ("fomaml", "reptile", "boil", "imaml")
+RATES_OF_RATES = {"sinusoid": (1e-4, 1e-3), "omniglot": (2e-3, 2e-2)}  # about 1% and 10% of α
+Knob = tuple[str, Sequence[float]]  # key, values
 
 
-def sinusoid_arms(k_max: int, k: int) -> dict[str, dict[str, Any]]:
-    """Arms at the compute of k steps, and MAML at k_max."""
-    few, many = ({"inner.num_steps": n, "eval.num_steps": n} for n in (k, k_max))
-    budget = {"halting.cost": "compute", "halting.budget": k / k_max}
-    return {
-        "maml": few,
-        "maml_k_max": many,
-        "meta_sgd": {"algorithm": "meta_sgd", **few},
-        "sparse_maml": {"algorithm": "sparse_maml", **few},
-        "adaptive_k": {"algorithm": "adaptive_k", **many, **budget},
-        "adaptive_k_free": {"algorithm": "adaptive_k", **many},
+def make_arms(task: str, k_max: int) -> dict[str, Arm]:
+    """Arms at the compute of K steps; MAML at K_max, and adaptive K at whatever it takes.
+
+    Beside the inner rate each has one more knob with two values to tune.
+    """
+
+    def arm(algorithm: str, steps: int, knob: Knob, more: Overrides | None = None) -> Arm:
+        length = {"inner.num_steps": steps, "eval.num_steps": steps}
+        overrides = {"algorithm": algorithm, **length, **(more or {})}
+        return Arm(overrides, [{knob[0]: value} for value in knob[1]])
+
+    outer = "outer.learning_rate", (1e-3, 3e-3)
+    rates = "outer.rates_learning_rate", RATES_OF_RATES[task]
+    masks = "outer.halting_learning_rate", (0.0075, 0.03)
+    lengths = "outer.halting_learning_rate", (0.02, 0.05)
+    first = "halting.initial_length", (1.0, float(K))
+    free = {"halting.gate": "straight_through"}
+    held = free | {
+        "halting.cost": "compute",
+        "halting.budget": K / k_max,
+        "halting.dual_rate": 0.02,
     }
-
-
-def omniglot_arms(k_max: int, k: int) -> dict[str, dict[str, Any]]:
-    """The same on 20-way images, with ANIL and MAML++ beside."""
-    few = {"inner.num_steps": k, "eval.num_steps": k}
-    return sinusoid_arms(k_max, k) | {
-        "anil": {"algorithm": "anil", **few},
-        "maml_plus_plus": {
-            "algorithm": "maml_plus_plus",
-            "model.normalization": "per_step",
-            **few,
-        },
+    with_rates = held | {
+        "halting.initial_length": float(K),
+        "inner.rates": "parameter",
+        rates[0]: rates[1][0],
     }
+    normalization = {"model.normalization": "per_step"} if task == "omniglot" else {}
+    arms = {
+        "maml": arm("maml", K, outer),
+        "maml_k_max": arm("maml", k_max, outer),
+        "anil": arm("anil", HEAD_STEPS, outer),
+        "meta_sgd": arm("meta_sgd", K, rates),
+        "maml_plus_plus": arm("maml_plus_plus", K, rates, normalization),
+        "sparse_maml": arm("sparse_maml", K, masks),
+        "adaptive_k": arm("adaptive_k", k_max, first, held),
+        "adaptive_k_rates": arm("adaptive_k", k_max, lengths, with_rates),
+    }
+    if task == "sinusoid":
+        arms["adaptive_k_free"] = arm("adaptive_k", k_max, first, free)
+        arms["sparse_relu_maml"] = arm("sparse_relu_maml", K, rates)
+        arms |= {name: arm(name, K, outer) for name in SINUSOID_ROWS}
+    return arms
 
 
 def main(_: list[str]) -> None:
     """Tunes, trains, compares and keeps."""
-    import jax
-
-    from configs import omniglot, sinusoid
-    from experiments import studies
-
-    root = pathlib.Path(_WORKDIR.value)
-    # Runs that differ in seed or learning rate alone are one program.
-    jax.config.update("jax_compilation_cache_dir", str((root / "programs").resolve()))
-    if _TASK.value == "sinusoid":
-        base, arms, seeds, tuning = sinusoid.get_config(), sinusoid_arms(20, 5), 5, 3_000
-        changes: dict[str, Any] = {
-            "references": (),
-            "num_meta_steps": _STEPS.value or 10_000,
-            "eval.shots": 10,
-            "eval.num_episodes": 1_000,
-            "steps_per_dispatch": 500,
-        }
-        measure = "loss"
-    else:
-        base, arms, seeds, tuning = (
-            omniglot.get_config("20way_1shot_cpu"),
-            omniglot_arms(10, 5),
-            3,
-            400,
-        )
-        changes = {
-            "num_meta_steps": _STEPS.value or 4_000,
-            "meta_batch_size": 4,
-            "model.filters": 32,
-            "eval.num_episodes": 600,
-            "eval.validation_every": 0,
-        }
-        measure = "accuracy"
-    base.update_from_flattened_dict(changes)
-    trials = [{"inner.learning_rate": rate} for rate in RATES[_TASK.value]]
-    study = studies.Study(base, arms, trials, tuning, range(_SEEDS.value or seeds))
-    studies.keep(f"halting_{_TASK.value}", studies.run(study, root), measure, "maml")
+    root, family = pathlib.Path(_WORKDIR.value), studies.family(_TASK.value, _STEPS.value)
+    arms = studies.select(make_arms(_TASK.value, family.k_max), _ARMS.value)
+    record = studies.run(studies.Study(family, arms, _SEEDS.value or family.seeds), root)
+    if not _ARMS.value:
+        studies.keep(f"halting_{_TASK.value}", record, family.measure, "maml")
 
 
 if __name__ == "__main__":

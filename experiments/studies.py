@@ -2,17 +2,19 @@
 
 import json
 import pathlib
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 from scipy import stats
 from tqdm import tqdm
 
+from configs import omniglot, sinusoid
 from experiments import results_io
 from maml_jax import provenance
+from maml_jax.errors import UsageError
 from maml_jax.metrics import read_metrics
 from maml_jax.training import train_and_evaluate
 
@@ -21,21 +23,69 @@ TUNING_SEED = 1_000  # a seed that no reported run has
 Overrides = Mapping[str, Any]
 
 
+class Family(NamedTuple):
+    """Tasks, and the size of the runs on them."""
+
+    base: ConfigDict
+    trials: Sequence[Overrides]  # what every arm is tuned over
+    tuning_steps: int  # meta-steps of a tuning run
+    seeds: int
+    k_max: int
+    measure: str  # of the evaluation; "loss" or "accuracy"
+
+
+def family(name: str, num_meta_steps: int | None = None) -> Family:
+    """The sinusoid, or Omniglot 20-way 1-shot with 32 filters and 4 tasks a meta-batch."""
+    rates: Sequence[float]
+    if name == "sinusoid":
+        base, steps = sinusoid.get_config(), num_meta_steps or 10_000
+        changes: dict[str, Any] = {
+            "references": (),
+            "eval.shots": 10,
+            "eval.num_episodes": 1_000,
+        }
+        rates, sizes = (0.0025, 0.005, 0.01, 0.02, 0.04), (2_000, 5, 20, "loss")
+    else:
+        base, steps = omniglot.get_config("20way_1shot_cpu"), num_meta_steps or 4_000
+        changes = {
+            "meta_batch_size": 4,
+            "model.filters": 32,
+            "eval.num_episodes": 600,
+            "eval.validation_every": 0,
+        }
+        rates, sizes = (0.5, 1.0, 2.0, 4.0), (300, 3, 10, "accuracy")
+    changes |= {"num_meta_steps": steps, "outer.multi_step_anneal": max(steps // 10, 1)}
+    base.update_from_flattened_dict(changes)
+    return Family(base, [{"inner.learning_rate": rate} for rate in rates], *sizes)
+
+
+class Arm(NamedTuple):
+    """One side of a comparison."""
+
+    overrides: Overrides
+    knob: Sequence[Overrides] = ({},)  # further values to tune, crossed with the family's trials
+
+
 class Study(NamedTuple):
     """A comparison of arms on one family of tasks."""
 
-    base: ConfigDict
-    arms: Mapping[str, Overrides]
-    trials: Sequence[Overrides]  # what every arm is tuned over, one short run each
-    tuning_steps: int  # meta-steps of a short run
-    seeds: Sequence[int]
+    family: Family
+    arms: Mapping[str, Arm]
+    seeds: int
 
 
 def _config(study: Study, *overrides: Overrides) -> ConfigDict:
-    config = ConfigDict(study.base.to_dict())
+    config = ConfigDict(study.family.base.to_dict())
     for changes in overrides:
         config.update_from_flattened_dict(dict(changes))
     return config
+
+
+def _record(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+    """The run's evaluation; a finished run is not evaluated again."""
+    path = workdir / "evaluation.json"
+    record: dict[str, Any] | None = json.loads(path.read_text()) if path.exists() else None
+    return record or train_and_evaluate(config, workdir)
 
 
 def validation_score(workdir: pathlib.Path) -> float:
@@ -46,20 +96,38 @@ def validation_score(workdir: pathlib.Path) -> float:
 
 def tune(study: Study, arm: str, root: pathlib.Path) -> tuple[Overrides, list[dict[str, Any]]]:
     """The trial with the best validation score, and all trials with theirs."""
-    results = []
-    for index, trial in enumerate(study.trials):
+    overrides, knob = study.arms[arm]
+    trials = [{**trial, **value} for trial in study.family.trials for value in knob]
+    short = {
+        "num_meta_steps": study.family.tuning_steps,
+        "seed": TUNING_SEED,
+        "eval.validation_every": study.family.tuning_steps,
+        "eval.num_episodes": study.family.base.eval.chunk,  # tests take no part in tuning
+    }
+    scores = []
+    for index, trial in enumerate(trials):
         workdir = root / f"tune_{arm}_{index}"
-        short = {
-            "num_meta_steps": study.tuning_steps,
-            "seed": TUNING_SEED,
-            "eval.validation_every": study.tuning_steps,
-            "eval.num_episodes": study.base.eval.chunk,  # the test set takes no part in tuning
-        }
-        config = _config(study, study.arms[arm], trial, short)
-        train_and_evaluate(config, workdir)
-        results.append({**trial, "validation_score": validation_score(workdir)})
-    best = int(np.argmax([result["validation_score"] for result in results]))
-    return study.trials[best], results
+        try:
+            _record(_config(study, overrides, trial, short), workdir)
+            scores.append(validation_score(workdir))
+        except UsageError:  # more non-finite updates than are allowed
+            scores.append(-np.inf)
+    results = [
+        {**trial, "validation_score": score if np.isfinite(score) else None}
+        for trial, score in zip(trials, scores, strict=True)
+    ]
+    return trials[int(np.argmax(scores))], results
+
+
+def _run_arm(study: Study, arm: str, root: pathlib.Path) -> dict[str, Any]:
+    choice, trials = tune(study, arm, root)
+    runs = []
+    for seed in range(1, study.seeds + 1):  # 0 is for looking around
+        config = _config(study, study.arms[arm].overrides, choice, {"seed": seed})
+        record = _record(config, root / f"{arm}_{seed}")
+        runs.append({key: v for key, v in record.items() if key not in provenance.KEYS})
+    overrides = study.arms[arm].overrides
+    return {"overrides": overrides, "trials": trials, "choice": choice, "runs": runs}
 
 
 def run(study: Study, root: pathlib.Path) -> dict[str, Any]:
@@ -68,30 +136,19 @@ def run(study: Study, root: pathlib.Path) -> dict[str, Any]:
     Returns:
       The record of the study: per arm its trials, its choice and the evaluation of every seed.
     """
-    started, arms = time.time(), {}
+    # Runs that differ in seed or learning rate alone are one program.
+    jax.config.update("jax_compilation_cache_dir", str((root / "programs").resolve()))
+    arms = {}
     progress = tqdm(study.arms, desc="arms")
     for arm in progress:
         progress.set_postfix_str(arm)
-        choice, trials = tune(study, arm, root)
-        runs = []
-        for seed in study.seeds:
-            workdir = root / f"{arm}_{seed}"
-            config = _config(study, study.arms[arm], choice, {"seed": seed})
-            path = workdir / "evaluation.json"
-            record = json.loads(path.read_text()) if path.exists() else None
-            record = record or train_and_evaluate(config, workdir)
-            runs.append({k: v for k, v in record.items() if k not in provenance.KEYS})
-        arms[arm] = {
-            "overrides": dict(study.arms[arm]),
-            "trials": trials,
-            "choice": dict(choice),
-            "runs": runs,
-        }
+        arms[arm] = _run_arm(study, arm, root)
+    seconds = [r["train_seconds"] + r["evaluate_seconds"] for a in arms.values() for r in a["runs"]]
     return {
         **provenance.describe(),
-        "wall_seconds": round(time.time() - started),
-        "config": study.base.to_dict(),
-        "tuning_steps": study.tuning_steps,
+        "run_seconds": round(sum(seconds)),
+        "config": study.family.base.to_dict(),
+        "tuning_steps": study.family.tuning_steps,
         "arms": arms,
     }
 
@@ -111,21 +168,21 @@ def paired_interval(values: np.ndarray, reference: np.ndarray) -> tuple[float, f
 def summarise(record: dict[str, Any], measure: str, reference: str) -> list[dict[str, Any]]:
     """One row an arm: measure, compute, lengths, and the difference to the reference arm."""
     rows = []
-    baseline = last(record["arms"][reference]["runs"], measure)
+    baseline = record["arms"][reference]["runs"]
     for arm, result in record["arms"].items():
-        values, runs = last(result["runs"], measure), result["runs"]
-        difference, half_width = paired_interval(values, baseline)
+        runs = result["runs"]
+        difference, half_width = paired_interval(last(runs, measure), last(baseline, measure))
         lengths = [run["lengths"] for run in runs if "lengths" in run]
         rows.append(
             {
                 "arm": arm,
-                measure: float(values.mean()),
+                measure: float(last(runs, measure).mean()),
                 "difference": difference,
                 "half_width": half_width,
                 "compute": float(last(runs, "inner_compute").mean()),
                 **{
                     key: float(np.mean([of_seed[f"length/{key}"] for of_seed in lengths]))
-                    for key in ("mean", "p90", "p99", "max", "share_at_most")
+                    for key in ("mean", "p90", "p99", "max", "share_at_0", "share_at_most")
                     if lengths
                 },
                 "nonfinite": sum(run["nonfinite_episodes"] for run in runs),
@@ -137,7 +194,20 @@ def summarise(record: dict[str, Any], measure: str, reference: str) -> list[dict
 
 def keep(name: str, record: dict[str, Any], measure: str, reference: str) -> None:
     """Prints the rows and writes results/NAME.json."""
+    record["reference"], record["measure"] = reference, measure
     record["rows"] = summarise(record, measure, reference)
     for row in record["rows"]:
         print(row)
     print(results_io.write(name, record))
+
+
+def select(arms: Mapping[str, Arm], names: Sequence[str] | None) -> dict[str, Arm]:
+    """The named arms; all where no names are given.
+
+    Raises:
+      UsageError: an unknown name.
+    """
+    unknown = set(names or ()) - set(arms)
+    if unknown:
+        raise UsageError(f"--arms={','.join(sorted(unknown))} is unknown; use {', '.join(arms)}")
+    return {name: arms[name] for name in names or arms}

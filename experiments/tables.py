@@ -153,6 +153,58 @@ def known_lengths() -> str:
     return _markdown([*head, "mean K (best)"], rows)
 
 
+def study(name: str) -> str:
+    """Arms of a kept study: measure, difference to its reference arm, inner compute and lengths."""
+    record = results_io.read(name)
+    measure, reference = record["measure"], record["reference"]
+    scale, sign = (100, 1) if measure == "accuracy" else (1, -1)
+    rows = record["rows"]
+    compute = next(row["compute"] for row in rows if row["arm"] == reference)
+    best_first = sorted(rows, key=lambda row: -sign * row[measure])
+    body = []
+    for row in best_first:
+        difference, half_width = scale * row["difference"], scale * row["half_width"]
+        better = sign * difference
+        verdict = "wins" if better > half_width else "loses" if better < -half_width else "even"
+        against = (
+            "" if row["arm"] == reference else f"{difference:+.3f} ± {half_width:.3f} {verdict}"
+        )
+        learned = "mean" in row
+        settings = record["arms"][row["arm"]]["overrides"] | row["choice"]
+        k_max = settings.get("inner.num_steps", record["config"]["inner"]["num_steps"])
+        body.append(
+            [
+                row["arm"],
+                f"{scale * row[measure]:.3f}",
+                "" if row["arm"] == reference else against,
+                f"{row['compute'] / 1e6:.2f} ({row['compute'] / compute:.2f})",
+                str(k_max),
+                *(f"{row[key]:.2f}" if learned else "" for key in ("mean", "p99", "max")),
+                f"{row['share_at_most']:.2%}" if learned else "",
+                str(row["nonfinite"]),
+            ]
+        )
+    unit = "accuracy, %" if measure == "accuracy" else "loss"
+    head = ["arm", unit, f"difference to `{reference}`", "C, MFLOP (relative)", "K_max"]
+    table = _markdown([*head, "mean K", "p99", "max", "at K_max", "not finite"], body)
+    seeds = len(record["arms"][reference]["runs"])
+    return (
+        f"{table}\n\n{seeds} seeds, {record['config']['num_meta_steps']:,} meta-steps; "
+        f"{record['hardware']}, {record['run_seconds'] / 60:.0f} min of final runs; "
+        f"`{record['command']}`."
+    )
+
+
+def halting_sinusoid() -> str:
+    """Algorithms at equal inner compute on the sinusoid."""
+    return study("halting_sinusoid")
+
+
+def halting_omniglot() -> str:
+    """Algorithms at equal inner compute on Omniglot 20-way 1-shot."""
+    return study("halting_omniglot")
+
+
 IMAGES = {  # result -> what it is, published accuracy
     "omniglot_5way_1shot": ("Omniglot 5-way 1-shot, conv", "98.7 ± 0.4"),
     "omniglot_5way_1shot_published_init": ("the same, published last layer", "98.7 ± 0.4"),

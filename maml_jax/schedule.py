@@ -98,6 +98,13 @@ class Schedule:
         longest = {path: min(int(value.max()), limit) for path, value in lengths.items()}
         return inner_compute(longest, self.costs)
 
+    def counts(self, meta_params: MetaParams) -> dict[str, list[int]]:
+        """Path -> how many of the tensor's parameters take 0, 1, … steps."""
+        return {
+            path: np.bincount(value.ravel(), minlength=self.most + 1).tolist()
+            for path, value in self.lengths(meta_params).items()
+        }
+
     def summary(self, meta_params: MetaParams) -> dict[str, float]:
         """Numbers of the learned lengths for a log; empty where none are learned."""
         if self.halting is None:

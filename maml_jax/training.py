@@ -287,6 +287,7 @@ def _evaluate_state(experiment: Experiment, state: TrainState) -> dict[str, Any]
     }
     if schedule.halting is not None:
         record["lengths"] = schedule.summary(state.meta_params)
+        record["length_counts"] = schedule.counts(state.meta_params)
         record["soft"] = _estimates(experiment.evaluate(state.meta_params, soft=True))
     return record
 
