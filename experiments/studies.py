@@ -42,6 +42,7 @@ def family(name: str, num_meta_steps: int | None = None) -> Family:
         changes: dict[str, Any] = {
             "references": (),
             "eval.shots": 10,
+            "outer.schedule": "cosine",
             "eval.num_episodes": 1_000,
         }
         rates, sizes = (0.0025, 0.005, 0.01, 0.02, 0.04), (2_000, 5, 20, "loss")
@@ -74,7 +75,8 @@ class Study(NamedTuple):
     seeds: int
 
 
-def _config(study: Study, *overrides: Overrides) -> ConfigDict:
+def configure(study: Study, *overrides: Overrides) -> ConfigDict:
+    """The family's config with these values."""
     config = ConfigDict(study.family.base.to_dict())
     for changes in overrides:
         config.update_from_flattened_dict(dict(changes))
@@ -108,7 +110,7 @@ def tune(study: Study, arm: str, root: pathlib.Path) -> tuple[Overrides, list[di
     for index, trial in enumerate(trials):
         workdir = root / f"tune_{arm}_{index}"
         try:
-            _record(_config(study, overrides, trial, short), workdir)
+            _record(configure(study, overrides, trial, short), workdir)
             scores.append(validation_score(workdir))
         except UsageError:  # more non-finite updates than are allowed
             scores.append(-np.inf)
@@ -123,7 +125,7 @@ def _run_arm(study: Study, arm: str, root: pathlib.Path) -> dict[str, Any]:
     choice, trials = tune(study, arm, root)
     runs = []
     for seed in range(1, study.seeds + 1):  # 0 is for looking around
-        config = _config(study, study.arms[arm].overrides, choice, {"seed": seed})
+        config = configure(study, study.arms[arm].overrides, choice, {"seed": seed})
         record = _record(config, root / f"{arm}_{seed}")
         runs.append({key: v for key, v in record.items() if key not in provenance.KEYS})
     overrides = study.arms[arm].overrides

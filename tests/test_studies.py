@@ -1,0 +1,81 @@
+"""Studies: arms tuned alike, trained with every seed, compared in pairs, and shown as a table."""
+
+import pathlib
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from experiments import halting_study, results_io, studies, tables
+from maml_jax.config import validate
+from maml_jax.errors import UsageError
+from tests.runs import tiny_config
+
+RATES = (0.001, 0.01)
+
+
+def tiny_study() -> studies.Study:
+    base = tiny_config(num_meta_steps=20, eval__num_steps=2, inner__num_steps=2)
+    trials = [{"inner.learning_rate": rate} for rate in RATES]
+    family = studies.Family(base, trials, tuning_steps=10, seeds=2, k_max=2, measure="loss")
+    knob = [{"halting.initial_length": length} for length in (0.0, 2.0)]
+    arms = {
+        "maml": studies.Arm({}),
+        "adaptive_k": studies.Arm({"algorithm": "adaptive_k"}, knob),
+    }
+    return studies.Study(family, arms, seeds=2)
+
+
+def test_a_study_tunes_trains_compares_and_resumes(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = tiny_study()
+    record = studies.run(study, tmp_path)
+    adaptive = record["arms"]["adaptive_k"]
+    assert [len(arm["trials"]) for arm in record["arms"].values()] == [2, 4]
+    best = max(adaptive["trials"], key=lambda trial: trial["validation_score"])
+    assert adaptive["choice"].items() <= best.items()
+    assert [run["seed"] for run in adaptive["runs"]] == [1, 2]
+    # The counts of lengths are of all parameters: 1-8-1 has 25 of them.
+    counts = adaptive["runs"][0]["length_counts"]
+    assert sum(map(sum, counts.values())) == 25
+
+    def fail(*_: object) -> None:
+        raise AssertionError("a finished run is trained again")
+
+    monkeypatch.setattr(studies, "train_and_evaluate", fail)
+    again = studies.run(study, tmp_path)
+    assert again["arms"] == record["arms"]
+
+    monkeypatch.setattr(results_io, "RESULTS", tmp_path)
+    studies.keep("tiny", record, "loss", "maml")
+    rows = {row["arm"]: row for row in results_io.read("tiny")["rows"]}
+    assert rows["maml"]["difference"] == rows["maml"]["half_width"] == 0
+    assert rows["maml"]["compute"] == record["arms"]["maml"]["runs"][0]["inner_compute"][-1]
+    table = tables.study("tiny").splitlines()
+    assert len(table) == 2 + len(rows) + 2
+    assert sum("| adaptive_k |" in line for line in table) == 1
+
+
+def test_a_paired_interval_is_that_of_the_paired_t_test() -> None:
+    values, reference = np.array([1.0, 2.5, 3.0]), np.array([0.5, 2.6, 2.0])
+    mean, half_width = studies.paired_interval(values, reference)
+    interval = stats.ttest_rel(values, reference).confidence_interval(0.95)
+    np.testing.assert_allclose((mean - half_width, mean + half_width), interval)
+
+
+def test_an_unknown_arm_is_named() -> None:
+    with pytest.raises(UsageError, match="--arms=mamll is unknown; use maml"):
+        studies.select(tiny_study().arms, ["maml", "mamll"])
+
+
+@pytest.mark.parametrize("task", ["sinusoid", "omniglot"])
+def test_every_arm_of_the_halting_study_is_a_config_that_may_run(task: str) -> None:
+    family = studies.family(task)
+    study = studies.Study(family, halting_study.make_arms(task, family.k_max), 1)
+    trials = set()
+    for arm in study.arms.values():
+        trials.add(len(family.trials) * len(arm.knob))
+        for value in arm.knob:
+            validate(studies.configure(study, arm.overrides, family.trials[0], value))
+    assert len(trials) == 1, "arms differ in how much they are tuned"
