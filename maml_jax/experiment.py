@@ -94,9 +94,13 @@ def _outer(config: ConfigDict, schedule: str, halting: Halting | None) -> OuterS
     return optax_outer(outer_chain(learned, clip=outer.clip or None))
 
 
+def _one_by_one(config: ConfigDict) -> bool:
+    """Whether a CPU core is fastest with one task at a time: networks of images."""
+    return bool(config.task.name == "images")
+
+
 def _fastest_chunk(config: ConfigDict) -> int | None:
-    """CPU: one convolutional network at a time (experiments.benchmark_convolution)."""
-    return 1 if config.model.name != "mlp" and jax.default_backend() == "cpu" else None
+    return 1 if _one_by_one(config) and jax.default_backend() == "cpu" else None
 
 
 def _learned_lengths(config: ConfigDict, halting: Halting, schedule: Schedule) -> LearnedLengths:
@@ -235,8 +239,7 @@ def build(config: ConfigDict) -> Experiment:
       UsageError: a key, type or value that is not allowed, or data that cannot be had.
     """
     validate(config)
-    convolutional = config.model.name != "mlp"
-    cores = cores_that_divide(config.meta_batch_size) if convolutional else 1
+    cores = cores_that_divide(config.meta_batch_size) if _one_by_one(config) else 1
     use_cpu_devices(config.cpu_devices or cores)
     algorithm, settings = ALGORITHMS[config.algorithm], automatic(config)
     problem = PROBLEMS[config.task.name](config)
