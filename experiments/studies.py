@@ -38,7 +38,7 @@ def family(name: str, num_meta_steps: int | None = None) -> Family:
     """The sinusoid, or Omniglot 20-way 1-shot with 32 filters and 4 tasks a meta-batch."""
     rates: Sequence[float]
     if name == "sinusoid":
-        base, steps = sinusoid.get_config(), num_meta_steps or 10_000
+        base, steps = sinusoid.get_config(), num_meta_steps or 6_000
         changes: dict[str, Any] = {
             "references": (),
             "eval.shots": 10,
