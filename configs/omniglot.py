@@ -37,7 +37,15 @@ ROWS: dict[str, dict[str, Any]] = {
 }
 SETTINGS: dict[str, dict[str, Any]] = {
     "paper": {"num_meta_steps": 60_000},
-    "cpu": {"num_meta_steps": 12_000, "outer.schedule": "cosine", "model.head_init": "xavier"},
+    "cpu": {"outer.schedule": "cosine", "model.head_init": "xavier"},
+}
+CPU_META_STEPS = {  # about half an hour on 2 cores
+    "5way_1shot": 20_000,
+    "5way_5shot": 3_000,
+    "20way_1shot": 5_000,
+    "20way_5shot": 1_000,
+    "mlp_5way_1shot": 20_000,
+    "mlp_5way_5shot": 10_000,
 }
 
 
@@ -70,6 +78,7 @@ def get_config(variant: str = "5way_1shot_cpu") -> ConfigDict:
             "checkpoint.every": 500,
         }
         | ROWS[row]
+        | {"num_meta_steps": CPU_META_STEPS[row]}
         | SETTINGS[setting]
     )
     return config

@@ -255,6 +255,22 @@ def benchmark_convolution() -> str:
     return f"{table}\n\n{record['hardware']}; `{record['command']}`."
 
 
+def benchmark_resnet12() -> str:
+    """Time and temporary memory of one task's meta-gradient of ResNet-12."""
+    record = results_io.read("benchmark_resnet12")
+    rows = [
+        [
+            str(row["num_steps"]),
+            f"`{row['meta_gradient']}`",
+            f"{np.median(row['seconds']):.1f}",
+            f"{row['temporary_megabytes'] / 1e3:.1f}",
+        ]
+        for row in record["resnet12"]
+    ]
+    table = _markdown(["K", "meta-gradient", "seconds", "temporary memory, GB"], rows)
+    return f"{table}\n\n{record['hardware']}; `{record['command']}`."
+
+
 TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table
     for table in (
