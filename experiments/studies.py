@@ -43,6 +43,7 @@ def family(name: str, num_meta_steps: int | None = None) -> Family:
             "references": (),
             "eval.shots": 10,
             "outer.schedule": "cosine",
+            "outer.learning_rate": 3e-3,
             "eval.num_episodes": 1_000,
         }
         rates, sizes = (0.0025, 0.005, 0.01, 0.02, 0.04), (2_000, 5, 20, "loss")
@@ -86,8 +87,13 @@ def configure(study: Study, *overrides: Overrides) -> ConfigDict:
 def _record(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """The run's evaluation; a finished run is not evaluated again."""
     path = workdir / "evaluation.json"
-    record: dict[str, Any] | None = json.loads(path.read_text()) if path.exists() else None
-    return record or train_and_evaluate(config, workdir)
+    if path.exists():
+        record: dict[str, Any] = json.loads(path.read_text())
+        return record
+    try:
+        return train_and_evaluate(config, workdir)
+    finally:
+        jax.clear_caches()  # the programs of dozens of runs exhaust a process' memory maps
 
 
 def validation_score(workdir: pathlib.Path) -> float:

@@ -121,18 +121,28 @@ def benchmark_inner_steps() -> str:
     return _markdown(head, body)
 
 
+def _arms(name: str) -> dict[str, dict[str, Any]]:
+    """Arm -> row of a kept study; none where it has not been run."""
+    path = results_io.RESULTS / f"{name}.json"
+    return {row["arm"]: row for row in results_io.read(name)["rows"]} if path.exists() else {}
+
+
 def algorithms() -> str:
-    """The rows of the table of algorithms."""
+    """The rows of the table of algorithms, with what the halting studies measured."""
+    losses, accuracies = _arms("halting_sinusoid"), _arms("halting_omniglot")
     rows = [
         [
             f"`{name}`",
             row.paper,
             row.summary,
             ", ".join(f"`{key}={value}`" for key, value in row.settings.items()),
+            f"{losses[name]['loss']:.3f}" if name in losses else "",
+            f"{100 * accuracies[name]['accuracy']:.1f}" if name in accuracies else "",
         ]
         for name, row in ALGORITHMS.items()
     ]
-    return _markdown(["`algorithm`", "paper", "what it is here", "what it sets"], rows)
+    head = ["`algorithm`", "paper", "what it is here", "what it sets", "sinusoid, MSE"]
+    return _markdown([*head, "Omniglot 20-way 1-shot, %"], rows)
 
 
 def known_lengths() -> str:

@@ -144,29 +144,32 @@ def inner_compute(lengths: dict[str, int], costs: StepCosts) -> float:
     )
 
 
-def _largest(values: Array) -> Array:
-    """The largest element; its derivative is spread over all that are at least half of it.
+def largest(values: Array, near: Array) -> Array:
+    """The largest element; its derivative is spread evenly over those that are near to it.
 
     One weight alone would get the whole derivative otherwise, in turn with thousands of others.
+
+    Args:
+      values: of any shape.
+      near: bool, like values; where none is True, the derivative is 0.
     """
-    top = jnp.max(values)
-    near = jax.lax.stop_gradient((values >= 0.5 * top) & (values > 0)).astype(values.dtype)
-    return with_derivative_of(top, jnp.sum(near * values) / jnp.maximum(near.sum(), 1))
+    share = jax.lax.stop_gradient(near.astype(values.dtype))
+    mean = jnp.sum(share * values) / jnp.maximum(jnp.sum(share), 1)
+    return with_derivative_of(jnp.max(values), mean)
 
 
 def expected_step(on: dict[str, Array], costs: StepCosts) -> Array:
     """A differentiable cost of one step: costs.step, with shares on in [0, 1] for alive or not.
 
     Args:
-      on: path -> shares of the tensor's weights (any shape).
+      on: path -> [], the gate of the tensor's longest weight.
       costs: see `step_costs`.
     """
-    share = {path: _largest(values) for path, values in on.items()}
-    by_depth = sorted(share, key=lambda path: -costs.backward[path])
+    by_depth = sorted(on, key=lambda path: -costs.backward[path])
     total = jnp.zeros(())
     alive = jnp.zeros(())  # largest share so far, from the deepest tensor upwards
     for path, above in zip(by_depth, [*by_depth[1:], None], strict=True):
-        alive = jnp.maximum(alive, share[path])
+        alive = jnp.maximum(alive, on[path])
         reached = costs.backward[above] if above is not None else 0.0
-        total = total + alive * (costs.backward[path] - reached) + share[path] * costs.own[path]
+        total = total + alive * (costs.backward[path] - reached) + on[path] * costs.own[path]
     return total + alive * costs.forward

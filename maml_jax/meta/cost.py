@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from maml_jax.inner.compute import StepCosts, expected_step
+from maml_jax.inner.compute import StepCosts, expected_step, largest
 from maml_jax.inner.groups import expand, with_paths
 from maml_jax.inner.halting import GateFn, Halting
 from maml_jax.types import Array, MetaParams, Params
@@ -45,15 +45,27 @@ def compute_cost(halting: Halting, moving: Params, costs: StepCosts) -> CostFn:
     """Expected inner compute over that of K full steps.
 
     A step is paid down to the deepest tensor that is still alive, as backpropagation has to reach
-    it; see `maml_jax.inner.compute.expected_step`.
+    it; see `maml_jax.inner.compute.expected_step`. A tensor lives as long as its longest weight:
+    the derivative goes to the weights within one step of that one, and shortening the others
+    saves nothing.
     """
 
+    def longest(learned: Array) -> Array:
+        margin = 1.0 if halting.kind.is_length else jnp.inf
+        return largest(learned, (learned > jnp.max(learned) - margin) & (learned > 0))
+
     def cost(meta_params: MetaParams, temperature: Array) -> Array:
+        learned = meta_params.halting
+        if not halting.kind.per_step:
+            learned = jax.tree.map(longest, learned)
+
         @jax.checkpoint
         def add(total: Array, k: Array) -> tuple[Array, None]:
-            on = halting.probabilities_on(meta_params.halting, k, temperature)
-            shares = with_paths(expand(on, moving, halting.granularity))
-            return total + expected_step(shares, costs) / costs.full_step, None
+            on = halting.probabilities_on(learned, k, temperature)
+            if halting.kind.per_step:
+                on = jax.tree.map(lambda gate: largest(gate, gate >= jnp.max(gate) / 2), on)
+            of_tensors = with_paths(expand(on, moving, halting.granularity))
+            return total + expected_step(of_tensors, costs) / costs.full_step, None
 
         total, _ = jax.lax.scan(add, jnp.zeros(()), jnp.arange(halting.num_steps))
         return total / halting.num_steps

@@ -43,15 +43,20 @@ def test_compute_is_paid_down_to_the_deepest_tensor_alive() -> None:
     np.testing.assert_allclose(grads["head/bias"], (10 + 1 + 2) / (4 * 22), rtol=1e-6)
 
 
-def test_compute_presses_on_all_weights_that_keep_a_tensor_alive() -> None:
-    halting = Halting("ramp", "parameter", num_steps=4)
+@pytest.mark.parametrize("gate", ["ramp", "sigmoid", "straight_through", "hard_concrete"])
+def test_compute_presses_on_the_weights_that_keep_a_tensor_alive(gate: str) -> None:
+    halting = Halting(gate, "parameter", num_steps=4)
     kappa = {
-        "body/kernel": jnp.array([[3.5, 3.9, 0.2], [1.0, 3.6, 0.0]]),
+        "body/kernel": jnp.array([[3.4, 3.7, 0.2], [1.0, 3.6, 2.5]]),
         "head/bias": jnp.zeros(2),
     }
     cost = compute_cost(halting, PARAMS, COSTS)
     grads = jax.grad(cost)(MetaParams(PARAMS, kappa), 1.0).halting["body/kernel"]
-    assert np.all((np.asarray(grads) > 0) == (np.asarray(kappa["body/kernel"]) >= 3))
+    assert np.all((np.asarray(grads) > 0) == (np.asarray(kappa["body/kernel"]) > 2.7))
+    alone = compute_cost(Halting(gate, "tensor", num_steps=4), PARAMS, COSTS)
+    np.testing.assert_allclose(
+        cost(MetaParams(PARAMS, kappa), 1.0), alone(lengths(3.7, 0.0), 1.0), rtol=1e-6
+    )
 
 
 def test_a_weight_presses_constantly_and_a_dual_variable_by_the_excess() -> None:
