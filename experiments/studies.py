@@ -209,6 +209,12 @@ def keep(name: str, record: dict[str, Any], measure: str, reference: str) -> Non
     print(results_io.write(name, record))
 
 
+def counts_of(arm: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Path -> how many of a tensor's parameters take 0, 1, … steps, over all seeds."""
+    runs = [run["length_counts"] for run in arm["runs"]]
+    return {path: np.sum([run[path] for run in runs], axis=0) for path in runs[0]}
+
+
 def select(arms: Mapping[str, Arm], names: Sequence[str] | None) -> dict[str, Arm]:
     """The named arms; all where no names are given.
 

@@ -13,6 +13,7 @@ import numpy as np
 from absl import app
 
 from experiments import results_io
+from experiments.studies import counts_of
 from maml_jax.algorithms import ALGORITHMS
 
 README = pathlib.Path(__file__).parent.parent / "README.md"
@@ -213,6 +214,20 @@ def halting_sinusoid() -> str:
 def halting_omniglot() -> str:
     """Algorithms at equal inner compute on Omniglot 20-way 1-shot."""
     return study("halting_omniglot")
+
+
+def lengths_sinusoid() -> str:
+    """Learned lengths tensor by tensor, of the arm without a budget and of the one with it."""
+    arms = results_io.read("halting_sinusoid")["arms"]
+    rows = []
+    for name in ("adaptive_k_free", "adaptive_k"):
+        for path, counts in counts_of(arms[name]).items():
+            shares = [f"{100 * counts[k] / counts.sum():.1f}%" for k in (0, -1)]
+            mean = np.average(range(len(counts)), weights=counts)
+            longest = int(np.flatnonzero(counts).max())
+            rows.append([name, path, str(counts.sum()), f"{mean:.2f}", str(longest), *shares])
+    head = ["arm", "tensor", "parameters, all seeds", "mean K", "max", "at 0", "at K_max"]
+    return _markdown(head, rows)
 
 
 IMAGES = {  # result -> what it is, published accuracy

@@ -1,0 +1,48 @@
+"""Figure of the learned lengths in a kept study: share of every tensor's parameters at each K.
+
+python -m experiments.length_distribution --study=halting_sinusoid
+
+One column an arm with learned lengths, one row a tensor, over all seeds; the last bar is K_max.
+Writes experiments/results/STUDY_lengths.png.
+"""
+
+import numpy as np
+from absl import flags
+from matplotlib.figure import Figure
+
+from experiments import cli, results_io, studies
+
+_STUDY = flags.DEFINE_string("study", "halting_sinusoid", "name of a kept result")
+_ARMS = flags.DEFINE_list("arms", None, "names of arms; all with learned lengths by default")
+
+
+def draw(arms: dict[str, dict[str, np.ndarray]]) -> Figure:
+    """Bars on a logarithmic axis: single parameters among thousands are what one looks for."""
+    paths = list(next(iter(arms.values())))
+    size = (4 * len(arms) + 1, 1.5 * len(paths) + 0.5)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(len(paths), len(arms), squeeze=False, sharex="col", sharey=True)
+    for column, (name, counts) in enumerate(arms.items()):
+        for row, path in enumerate(paths):
+            axes, values = grid[row, column], counts[path]
+            axes.bar(np.arange(len(values)), values / values.sum(), width=0.9)
+            axes.set(yscale="log", ylim=(1e-5, 1.5))
+            axes.set_title(f"{path}, mean {np.average(range(len(values)), weights=values):.2f}")
+            axes.set_ylabel("share" if column == 0 else "")
+        grid[0, column].set_title(f"{name}\n{grid[0, column].get_title()}")
+        grid[-1, column].set_xlabel("K, inner steps")
+    return figure
+
+
+def main(_: list[str]) -> None:
+    """Draws and keeps."""
+    arms = results_io.read(_STUDY.value)["arms"]
+    learned = [name for name, arm in arms.items() if "length_counts" in arm["runs"][0]]
+    chosen = {name: studies.counts_of(arms[name]) for name in _ARMS.value or learned}
+    path = results_io.RESULTS / f"{_STUDY.value}_lengths.png"
+    draw(chosen).savefig(path, dpi=80)
+    print(path)
+
+
+if __name__ == "__main__":
+    cli.run(main)
