@@ -53,25 +53,31 @@ def make_arms(task: str, k_max: int) -> dict[str, Arm]:
         "halting.budget": K / k_max,
         "halting.dual_rate": 0.02,
     }
-    with_rates = held | {
-        "halting.initial_length": float(K),
-        "inner.rates": "parameter",
-        rates[0]: rates[1][0],
-    }
+    # Without clipping two of five seeds of Meta-SGD ended above their first loss on the sinusoid.
+    steady = {"outer.clip": 1.0}
+    with_rates = (
+        held
+        | steady
+        | {
+            "halting.initial_length": float(K),
+            "inner.rates": "parameter",
+            rates[0]: rates[1][0],
+        }
+    )
     normalization = {"model.normalization": "per_step"} if task == "omniglot" else {}
     arms = {
         "maml": arm("maml", K, outer),
         "maml_k_max": arm("maml", k_max, outer),
         "anil": arm("anil", HEAD_STEPS, outer),
-        "meta_sgd": arm("meta_sgd", K, rates),
-        "maml_plus_plus": arm("maml_plus_plus", K, rates, normalization),
-        "sparse_maml": arm("sparse_maml", K, masks),
+        "meta_sgd": arm("meta_sgd", K, rates, steady),
+        "maml_plus_plus": arm("maml_plus_plus", K, rates, steady | normalization),
+        "sparse_maml": arm("sparse_maml", K, masks, steady),
         "adaptive_k": arm("adaptive_k", k_max, first, held),
         "adaptive_k_rates": arm("adaptive_k", k_max, lengths, with_rates),
     }
     if task == "sinusoid":
         arms["adaptive_k_free"] = arm("adaptive_k", k_max, first, free)
-        arms["sparse_relu_maml"] = arm("sparse_relu_maml", K, rates)
+        arms["sparse_relu_maml"] = arm("sparse_relu_maml", K, rates, steady)
         arms |= {name: arm(name, K, outer) for name in SINUSOID_ROWS}
     return arms
 
