@@ -173,20 +173,30 @@ def paired_interval(values: np.ndarray, reference: np.ndarray) -> tuple[float, f
     return float(difference.mean()), float(stats.t.ppf(0.975, difference.size - 1) * spread)
 
 
+def _compare(
+    runs: Sequence[Mapping[str, Any]], baseline: Sequence[Mapping[str, Any]], measure: str
+) -> dict[str, float]:
+    values, reference = last(runs, measure), last(baseline, measure)
+    difference, half_width = paired_interval(values, reference)
+    return {"mean": float(values.mean()), "difference": difference, "half_width": half_width}
+
+
 def summarise(record: dict[str, Any], measure: str, reference: str) -> list[dict[str, Any]]:
-    """One row an arm: measure, compute, lengths, and the difference to the reference arm."""
+    """One row an arm: measures, compute, lengths, and the difference to the reference arm.
+
+    A loss is compared by its mean over tasks and by their median: one task in thousands that
+    diverges decides a mean.
+    """
     rows = []
+    measures = ("loss", "loss_median") if measure == "loss" else (measure,)
     baseline = record["arms"][reference]["runs"]
     for arm, result in record["arms"].items():
         runs = result["runs"]
-        difference, half_width = paired_interval(last(runs, measure), last(baseline, measure))
         lengths = [run["lengths"] for run in runs if "lengths" in run]
         rows.append(
             {
                 "arm": arm,
-                measure: float(last(runs, measure).mean()),
-                "difference": difference,
-                "half_width": half_width,
+                **{name: _compare(runs, baseline, name) for name in measures},
                 "compute": float(last(runs, "inner_compute").mean()),
                 **{
                     key: float(np.mean([of_seed[f"length/{key}"] for of_seed in lengths]))

@@ -137,8 +137,8 @@ def algorithms() -> str:
             row.paper,
             row.summary,
             ", ".join(f"`{key}={value}`" for key, value in row.settings.items()),
-            f"{losses[name]['loss']:.3f}" if name in losses else "",
-            f"{100 * accuracies[name]['accuracy']:.1f}" if name in accuracies else "",
+            f"{losses[name]['loss']['mean']:.3f}" if name in losses else "",
+            f"{100 * accuracies[name]['accuracy']['mean']:.1f}" if name in accuracies else "",
         ]
         for name, row in ALGORITHMS.items()
     ]
@@ -164,44 +164,46 @@ def known_lengths() -> str:
     return _markdown([*head, "mean K (best)"], rows)
 
 
+def _verdict(difference: float, half_width: float, larger_is_better: bool) -> str:
+    better = difference if larger_is_better else -difference
+    return "wins" if better > half_width else "loses" if better < -half_width else "even"
+
+
 def study(name: str) -> str:
-    """Arms of a kept study: measure, difference to its reference arm, inner compute and lengths."""
+    """Arms of a kept study: measures, differences to its reference arm, compute and lengths."""
     record = results_io.read(name)
-    measure, reference = record["measure"], record["reference"]
-    scale, sign = (100, 1) if measure == "accuracy" else (1, -1)
-    rows = record["rows"]
-    compute = next(row["compute"] for row in rows if row["arm"] == reference)
-    best_first = sorted(rows, key=lambda row: -sign * row[measure])
+    reference, accuracy = record["reference"], record["measure"] == "accuracy"
+    measures = {"accuracy": "accuracy, %"} if accuracy else {"loss": "MSE", "loss_median": "median"}
+    scale, digits = (100, 2) if accuracy else (1, 3)
+    rows = {row["arm"]: row for row in record["rows"]}
+    first = next(iter(measures))
     body = []
-    for row in best_first:
-        difference, half_width = scale * row["difference"], scale * row["half_width"]
-        better = sign * difference
-        verdict = "wins" if better > half_width else "loses" if better < -half_width else "even"
-        against = (
-            "" if row["arm"] == reference else f"{difference:+.3f} ± {half_width:.3f} {verdict}"
-        )
-        learned = "mean" in row
-        settings = record["arms"][row["arm"]]["overrides"] | row["choice"]
+    for arm in sorted(rows, key=lambda arm: rows[arm][first]["mean"], reverse=accuracy):
+        row, cells = rows[arm], []
+        for measure in measures:
+            mean, difference, half = (
+                scale * row[measure][key] for key in ("mean", "difference", "half_width")
+            )
+            cells.append(f"{mean:.{digits}f}" if mean < 1e4 else f"{mean:.0e}")
+            against = f"{difference:+.{digits}f} ± {half:.{digits}f}"
+            against = against if abs(difference) < 1e4 else f"{difference:+.0e} ± {half:.0e}"
+            verdict = _verdict(difference, half, accuracy)
+            cells.append("" if arm == reference else f"{against} {verdict}")
+        settings = record["arms"][arm]["overrides"] | row["choice"]
         k_max = settings.get("inner.num_steps", record["config"]["inner"]["num_steps"])
-        body.append(
-            [
-                row["arm"],
-                f"{scale * row[measure]:.3f}",
-                "" if row["arm"] == reference else against,
-                f"{row['compute'] / 1e6:.2f} ({row['compute'] / compute:.2f})",
-                str(k_max),
-                *(f"{row[key]:.2f}" if learned else "" for key in ("mean", "p99", "max")),
-                f"{row['share_at_most']:.2%}" if learned else "",
-                str(row["nonfinite"]),
-            ]
-        )
-    unit = "accuracy, %" if measure == "accuracy" else "loss"
-    head = ["arm", unit, f"difference to `{reference}`", "C, MFLOP (relative)", "K_max"]
-    table = _markdown([*head, "mean K", "p99", "max", "at K_max", "not finite"], body)
+        compute = row["compute"] / rows[reference]["compute"]
+        learned = "mean" in row
+        cells += [f"{row['compute'] / 1e6:.4g} ({compute:.2f})", str(k_max)]
+        cells += [f"{row[key]:.2f}" if learned else "" for key in ("mean", "p99", "max")]
+        cells += [f"{row['share_at_most']:.1%}" if learned else "", str(row["nonfinite"])]
+        body.append([arm, *cells])
+    head = [cell for text in measures.values() for cell in (text, f"against `{reference}`")]
+    lengths = ["K_max", "mean K", "p99", "max", "at K_max"]
+    table = _markdown(["arm", *head, "C, MFLOP (relative)", *lengths, "not finite"], body)
     seeds = len(record["arms"][reference]["runs"])
     return (
         f"{table}\n\n{seeds} seeds, {record['config']['num_meta_steps']:,} meta-steps; "
-        f"{record['hardware']}, {record['run_seconds'] / 60:.0f} min of final runs; "
+        f"{record['hardware']}, {record['run_seconds'] / 60:.0f} minutes of training and testing; "
         f"`{record['command']}`."
     )
 

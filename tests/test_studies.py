@@ -50,7 +50,9 @@ def test_a_study_tunes_trains_compares_and_resumes(
     monkeypatch.setattr(results_io, "RESULTS", tmp_path)
     studies.keep("tiny", record, "loss", "maml")
     rows = {row["arm"]: row for row in results_io.read("tiny")["rows"]}
-    assert rows["maml"]["difference"] == rows["maml"]["half_width"] == 0
+    assert rows["maml"]["loss"]["difference"] == rows["maml"]["loss"]["half_width"] == 0
+    losses = [run["loss"][-1] for run in adaptive["runs"]]
+    np.testing.assert_allclose(rows["adaptive_k"]["loss"]["mean"], np.mean(losses))
     assert rows["maml"]["compute"] == record["arms"]["maml"]["runs"][0]["inner_compute"][-1]
     table = tables.study("tiny").splitlines()
     assert len(table) == 2 + len(rows) + 2
