@@ -55,7 +55,7 @@ def family(name: str, num_meta_steps: int | None = None) -> Family:
             "eval.num_episodes": 600,
             "eval.validation_every": 0,
         }
-        rates, sizes = (0.5, 1.0, 2.0, 4.0), (300, 3, 10, "accuracy")
+        rates, sizes = (1.0, 2.0, 4.0), (300, 3, 10, "accuracy")
     changes |= {"num_meta_steps": steps, "outer.multi_step_anneal": max(steps // 10, 1)}
     base.update_from_flattened_dict(changes)
     return Family(base, [{"inner.learning_rate": rate} for rate in rates], *sizes)
