@@ -9,6 +9,7 @@ experiments/results/frontier_TASK.png.
 
 from typing import Any
 
+import matplotlib
 import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
@@ -35,7 +36,9 @@ def draw(task: str) -> Figure:
     measure = _MEASURE[task]
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
-    for name, runs in curves(task).items():
+    arms = curves(task)
+    axes.set_prop_cycle(color=matplotlib.colormaps["tab20"](np.linspace(0, 1, len(arms))))
+    for name, runs in arms.items():
         compute = np.mean([run["inner_compute"] for run in runs], axis=0) / 1e6
         values = np.mean([run[measure] for run in runs], axis=0)
         ends = int(np.argmax(compute >= compute[-1]))
