@@ -3,8 +3,8 @@
 python -m experiments.halting_study --task=sinusoid --workdir=runs/halting_sinusoid
 
 Adaptive K may take up to K_max steps, but a dual variable holds its inner compute at that of the
-other arms' K steps. Every arm is tuned over the same inner learning rates, crossed with two values
-of a knob of its own, on validation tasks of a seed of its own, and then trained with every seed.
+other arms' few steps. Every arm is tuned over the same inner learning rates, crossed with two
+values of a knob of its own, on validation tasks of a seed of its own, and then trained with every seed.
 Resumes where it was stopped; keeps its result in experiments/results/halting_TASK.json. With --arms
 it trains these alone, so that several processes can share a workdir; a last call without it keeps
 the result.
@@ -24,33 +24,32 @@ _ARMS = flags.DEFINE_list("arms", None, "train these arms, and keep no result")
 _SEEDS = flags.DEFINE_integer("seeds", None, "number of seeds; 5 for sinusoid, 3 for omniglot")
 _STEPS = flags.DEFINE_integer("steps", None, "meta-steps of a run")
 
-K = 5  # steps whose inner compute all arms are held to
-HEAD_STEPS = 15  # of the last layer alone cost what 5 full ones do, within 4% on both families
+HEAD_STEPS = 3  # of the last layer alone cost what one full step does, within 4%
 SINUSOID_ROWS = ("fomaml", "reptile", "boil", "imaml")
 RATES_OF_RATES = {"sinusoid": (1e-4, 1e-3), "omniglot": (2e-3, 2e-2)}  # about 1% and 10% of α
 Knob = tuple[str, Sequence[float]]  # key, values
 
 
-def make_arms(task: str, k_max: int) -> dict[str, Arm]:
-    """Arms at the compute of K steps; MAML at K_max, and adaptive K at whatever it takes.
+def make_arms(task: str, steps: int, k_max: int) -> dict[str, Arm]:
+    """Arms at the compute of so many steps of MAML; MAML at K_max, and adaptive K without a limit.
 
     Beside the inner rate each has one more knob with two values to tune.
     """
 
-    def arm(algorithm: str, steps: int, knob: Knob, more: Overrides | None = None) -> Arm:
-        length = {"inner.num_steps": steps, "eval.num_steps": steps}
-        overrides = {"algorithm": algorithm, **length, **(more or {})}
+    def arm(algorithm: str, length: int, knob: Knob, more: Overrides | None = None) -> Arm:
+        steps = {"inner.num_steps": length, "eval.num_steps": length}
+        overrides = {"algorithm": algorithm, **steps, **(more or {})}
         return Arm(overrides, [{knob[0]: value} for value in knob[1]])
 
     outer = "outer.learning_rate", (1e-3, 3e-3)
     rates = "outer.rates_learning_rate", RATES_OF_RATES[task]
     masks = "outer.halting_learning_rate", (0.0075, 0.03)
     lengths = "outer.halting_learning_rate", (0.02, 0.05)
-    first = "halting.initial_length", (1.0, float(K))
+    first = "halting.initial_length", (1.0, float(steps))
     free = {"halting.gate": "straight_through"}
     held = free | {
         "halting.cost": "compute",
-        "halting.budget": K / k_max,
+        "halting.budget": steps / k_max,
         "halting.dual_rate": 0.02,
     }
     # Without clipping two of five seeds of Meta-SGD ended above their first loss on the sinusoid.
@@ -59,33 +58,33 @@ def make_arms(task: str, k_max: int) -> dict[str, Arm]:
         held
         | steady
         | {
-            "halting.initial_length": float(K),
+            "halting.initial_length": float(steps),
             "inner.rates": "parameter",
             rates[0]: rates[1][0],
         }
     )
     normalization = {"model.normalization": "per_step"} if task == "omniglot" else {}
     arms = {
-        "maml": arm("maml", K, outer),
+        "maml": arm("maml", steps, outer),
         "maml_k_max": arm("maml", k_max, outer),
-        "anil": arm("anil", HEAD_STEPS, outer),
-        "meta_sgd": arm("meta_sgd", K, rates, steady),
-        "maml_plus_plus": arm("maml_plus_plus", K, rates, steady | normalization),
-        "sparse_maml": arm("sparse_maml", K, masks, steady),
+        "anil": arm("anil", HEAD_STEPS * steps, outer),
+        "meta_sgd": arm("meta_sgd", steps, rates, steady),
+        "maml_plus_plus": arm("maml_plus_plus", steps, rates, steady | normalization),
+        "sparse_maml": arm("sparse_maml", steps, masks, steady),
         "adaptive_k": arm("adaptive_k", k_max, first, held),
         "adaptive_k_rates": arm("adaptive_k", k_max, lengths, with_rates),
     }
     if task == "sinusoid":
         arms["adaptive_k_free"] = arm("adaptive_k", k_max, first, free)
-        arms["sparse_relu_maml"] = arm("sparse_relu_maml", K, rates, steady)
-        arms |= {name: arm(name, K, outer) for name in SINUSOID_ROWS}
+        arms["sparse_relu_maml"] = arm("sparse_relu_maml", steps, rates, steady)
+        arms |= {name: arm(name, steps, outer) for name in SINUSOID_ROWS}
     return arms
 
 
 def main(_: list[str]) -> None:
     """Tunes, trains, compares and keeps."""
     root, family = pathlib.Path(_WORKDIR.value), studies.family(_TASK.value, _STEPS.value)
-    arms = studies.select(make_arms(_TASK.value, family.k_max), _ARMS.value)
+    arms = studies.select(make_arms(_TASK.value, family.steps, family.k_max), _ARMS.value)
     record = studies.run(studies.Study(family, arms, _SEEDS.value or family.seeds), root)
     if not _ARMS.value:
         studies.keep(f"halting_{_TASK.value}", record, family.measure, "maml")

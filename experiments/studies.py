@@ -30,13 +30,14 @@ class Family(NamedTuple):
     trials: Sequence[Overrides]  # what every arm is tuned over
     tuning_steps: int  # meta-steps of a tuning run
     seeds: int
+    steps: int  # inner steps of MAML whose compute all arms are held to
     k_max: int
     measure: str  # of the evaluation; "loss" or "accuracy"
 
 
 def family(name: str, num_meta_steps: int | None = None) -> Family:
     """The sinusoid, or Omniglot 20-way 1-shot with 32 filters and 4 tasks a meta-batch."""
-    rates: Sequence[float]
+    rates: tuple[float, ...]
     if name == "sinusoid":
         base, steps = sinusoid.get_config(), num_meta_steps or 6_000
         changes: dict[str, Any] = {
@@ -46,7 +47,7 @@ def family(name: str, num_meta_steps: int | None = None) -> Family:
             "outer.learning_rate": 3e-3,
             "eval.num_episodes": 1_000,
         }
-        rates, sizes = (0.0025, 0.005, 0.01, 0.02, 0.04), (2_000, 5, 20, "loss")
+        rates, sizes = (0.0025, 0.005, 0.01, 0.02, 0.04), (2_000, 5, 5, 20, "loss")
     else:
         base, steps = omniglot.get_config("20way_1shot_cpu"), num_meta_steps or 4_000
         changes = {
@@ -55,7 +56,7 @@ def family(name: str, num_meta_steps: int | None = None) -> Family:
             "eval.num_episodes": 600,
             "eval.validation_every": 0,
         }
-        rates, sizes = (1.0, 2.0, 4.0), (300, 3, 10, "accuracy")
+        rates, sizes = (1.0, 2.0), (250, 3, 3, 10, "accuracy")
     changes |= {"num_meta_steps": steps, "outer.multi_step_anneal": max(steps // 10, 1)}
     base.update_from_flattened_dict(changes)
     return Family(base, [{"inner.learning_rate": rate} for rate in rates], *sizes)

@@ -17,7 +17,9 @@ RATES = (0.001, 0.01)
 def tiny_study() -> studies.Study:
     base = tiny_config(num_meta_steps=20, eval__num_steps=2, inner__num_steps=2)
     trials = [{"inner.learning_rate": rate} for rate in RATES]
-    family = studies.Family(base, trials, tuning_steps=10, seeds=2, k_max=2, measure="loss")
+    family = studies.Family(
+        base, trials, tuning_steps=10, seeds=2, steps=2, k_max=2, measure="loss"
+    )
     knob = [{"halting.initial_length": length} for length in (0.0, 2.0)]
     arms = {
         "maml": studies.Arm({}),
@@ -74,7 +76,7 @@ def test_an_unknown_arm_is_named() -> None:
 @pytest.mark.parametrize("task", ["sinusoid", "omniglot"])
 def test_every_arm_of_the_halting_study_is_a_config_that_may_run(task: str) -> None:
     family = studies.family(task)
-    study = studies.Study(family, halting_study.make_arms(task, family.k_max), 1)
+    study = studies.Study(family, halting_study.make_arms(task, family.steps, family.k_max), 1)
     trials = set()
     for arm in study.arms.values():
         trials.add(len(family.trials) * len(arm.knob))
