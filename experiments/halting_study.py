@@ -4,10 +4,10 @@ python -m experiments.halting_study --task=sinusoid --workdir=runs/halting_sinus
 
 Adaptive K may take up to K_max steps, but a dual variable holds its inner compute at that of the
 other arms' few steps. Every arm is tuned over the same inner learning rates, crossed with two
-values of a knob of its own, on validation tasks of a seed of its own, and then trained with every seed.
-Resumes where it was stopped; keeps its result in experiments/results/halting_TASK.json. With --arms
-it trains these alone, so that several processes can share a workdir; a last call without it keeps
-the result.
+values of a knob of its own, on validation tasks of a seed of its own, and then trained with every
+seed. Resumes where it was stopped; keeps its result in experiments/results/halting_TASK.json. With
+--arms it trains these alone, so that several processes can share a workdir, and keeps no result
+unless --keep.
 """
 
 import pathlib
@@ -20,7 +20,8 @@ from experiments.studies import Arm, Overrides
 
 _WORKDIR = cli.define_workdir()
 _TASK = flags.DEFINE_enum("task", "sinusoid", ["sinusoid", "omniglot"], "family of tasks")
-_ARMS = flags.DEFINE_list("arms", None, "train these arms, and keep no result")
+_ARMS = flags.DEFINE_list("arms", None, "names of arms; all by default")
+_KEEP = flags.DEFINE_bool("keep", None, "keep the result; by default where all arms were trained")
 _SEEDS = flags.DEFINE_integer("seeds", None, "number of seeds; 5 for sinusoid, 3 for omniglot")
 _STEPS = flags.DEFINE_integer("steps", None, "meta-steps of a run")
 
@@ -86,7 +87,7 @@ def main(_: list[str]) -> None:
     root, family = pathlib.Path(_WORKDIR.value), studies.family(_TASK.value, _STEPS.value)
     arms = studies.select(make_arms(_TASK.value, family.steps, family.k_max), _ARMS.value)
     record = studies.run(studies.Study(family, arms, _SEEDS.value or family.seeds), root)
-    if not _ARMS.value:
+    if _KEEP.value or (_KEEP.value is None and not _ARMS.value):
         studies.keep(f"halting_{_TASK.value}", record, family.measure, "maml")
 
 
