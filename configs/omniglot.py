@@ -39,13 +39,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "paper": {"num_meta_steps": 60_000},
     "cpu": {"outer.schedule": "cosine", "model.head_init": "xavier"},
 }
-CPU_META_STEPS = {  # about half an hour on 2 cores
+CPU_META_STEPS = {  # 10 to 40 minutes on 2 cores
     "5way_1shot": 20_000,
-    "5way_5shot": 3_000,
+    "5way_5shot": 4_000,
     "20way_1shot": 5_000,
     "20way_5shot": 1_000,
-    "mlp_5way_1shot": 20_000,
-    "mlp_5way_5shot": 10_000,
+    "mlp_5way_1shot": 12_000,
+    "mlp_5way_5shot": 12_000,
 }
 
 
