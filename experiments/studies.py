@@ -44,7 +44,6 @@ def family(name: str, num_meta_steps: int | None = None) -> Family:
             "references": (),
             "eval.shots": 10,
             "outer.schedule": "cosine",
-            "outer.learning_rate": 3e-3,
             "eval.num_episodes": 1_000,
         }
         rates, sizes = (0.0025, 0.005, 0.01, 0.02, 0.04), (2_000, 5, 5, 20, "loss")
@@ -57,6 +56,7 @@ def family(name: str, num_meta_steps: int | None = None) -> Family:
             "eval.validation_every": 0,
         }
         rates, sizes = (1.0, 2.0), (250, 3, 3, 10, "accuracy")
+    changes["outer.learning_rate"] = 3e-3
     changes |= {"num_meta_steps": steps, "outer.multi_step_anneal": max(steps // 10, 1)}
     base.update_from_flattened_dict(changes)
     return Family(base, [{"inner.learning_rate": rate} for rate in rates], *sizes)

@@ -308,8 +308,12 @@ TABLES: dict[str, Callable[[], str]] = {
         benchmark_inner_steps,
         algorithms,
         known_lengths,
+        halting_sinusoid,
+        lengths_sinusoid,
+        halting_omniglot,
         images,
         benchmark_convolution,
+        benchmark_resnet12,
     )
 }
 
@@ -318,7 +322,11 @@ def fill(text: str) -> str:
     """The text with every table between its markers made anew."""
 
     def table(match: re.Match[str]) -> str:
-        return f"<!-- table: {match[1]} -->\n{TABLES[match[1]]()}\n<!-- end -->"
+        try:
+            content = TABLES[match[1]]()
+        except FileNotFoundError:
+            content = "Not measured yet."
+        return f"<!-- table: {match[1]} -->\n{content}\n<!-- end -->"
 
     return re.sub(r"<!-- table: (\w+) -->\n.*?<!-- end -->", table, text, flags=re.DOTALL)
 
