@@ -51,7 +51,10 @@ def image_config(data: pathlib.Path, **changes: object) -> ConfigDict:
 
 
 def test_from_config_to_report(data: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    record = train_and_evaluate(image_config(data), tmp_path)
+    # Seeds 0 to 2 end at 0.63 to 0.66.
+    learns = {"model__head_init": "xavier", "outer__learning_rate": 1e-2}
+    config = image_config(data, eval__num_episodes=64, **learns)
+    record = train_and_evaluate(config, tmp_path)
     assert len(record["accuracy"]) == 3
     assert record["selected"]["meta_step"] in (20, 40, 60)
     assert record["accuracy"][-1] > 0.5 > record["accuracy"][0]
