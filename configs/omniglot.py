@@ -44,8 +44,8 @@ CPU_META_STEPS = {  # 10 to 40 minutes on 2 cores
     "5way_5shot": 4_000,
     "20way_1shot": 5_000,
     "20way_5shot": 1_000,
-    "mlp_5way_1shot": 12_000,
-    "mlp_5way_5shot": 12_000,
+    "mlp_5way_1shot": 30_000,
+    "mlp_5way_5shot": 30_000,
 }
 
 
