@@ -53,7 +53,7 @@ def make_arms(task: str, steps: int, k_max: int) -> dict[str, Arm]:
         "halting.budget": steps / k_max,
         "halting.dual_rate": 0.02,
     }
-    # Without clipping one of five seeds of Meta-SGD diverged on the sinusoid, and two hardly trained.
+    # Without it one of five seeds of Meta-SGD diverged on the sinusoid, two hardly trained.
     steady = {"outer.clip": 1.0}
     with_rates = (
         held
