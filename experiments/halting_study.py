@@ -53,31 +53,25 @@ def make_arms(task: str, steps: int, k_max: int) -> dict[str, Arm]:
         "halting.budget": steps / k_max,
         "halting.dual_rate": 0.02,
     }
-    # Without it one of five seeds of Meta-SGD diverged on the sinusoid, two hardly trained.
-    steady = {"outer.clip": 1.0}
-    with_rates = (
-        held
-        | steady
-        | {
-            "halting.initial_length": float(steps),
-            "inner.rates": "parameter",
-            rates[0]: rates[1][0],
-        }
-    )
+    with_rates = held | {
+        "halting.initial_length": float(steps),
+        "inner.rates": "parameter",
+        rates[0]: rates[1][0],
+    }
     normalization = {"model.normalization": "per_step"} if task == "omniglot" else {}
     arms = {
         "maml": arm("maml", steps, outer),
         "maml_k_max": arm("maml", k_max, outer),
         "anil": arm("anil", HEAD_STEPS * steps, outer),
-        "meta_sgd": arm("meta_sgd", steps, rates, steady),
-        "maml_plus_plus": arm("maml_plus_plus", steps, rates, steady | normalization),
-        "sparse_maml": arm("sparse_maml", steps, masks, steady),
+        "meta_sgd": arm("meta_sgd", steps, rates),
+        "maml_plus_plus": arm("maml_plus_plus", steps, rates, normalization),
+        "sparse_maml": arm("sparse_maml", steps, masks),
         "adaptive_k": arm("adaptive_k", k_max, first, held),
         "adaptive_k_rates": arm("adaptive_k", k_max, lengths, with_rates),
     }
     if task == "sinusoid":
         arms["adaptive_k_free"] = arm("adaptive_k", k_max, first, free)
-        arms["sparse_relu_maml"] = arm("sparse_relu_maml", steps, rates, steady)
+        arms["sparse_relu_maml"] = arm("sparse_relu_maml", steps, rates)
         arms |= {name: arm(name, steps, outer) for name in SINUSOID_ROWS}
     return arms
 

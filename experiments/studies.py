@@ -18,7 +18,8 @@ from maml_jax.errors import UsageError
 from maml_jax.metrics import read_metrics
 from maml_jax.training import train_and_evaluate
 
-TUNING_SEED = 1_000  # a seed that no reported run has
+FIRST_SEED = 101  # of the reported runs; those below are for looking around
+TUNING_SEED = 1_000  # and following, which no reported run has
 
 Overrides = Mapping[str, Any]
 
@@ -29,6 +30,7 @@ class Family(NamedTuple):
     base: ConfigDict
     trials: Sequence[Overrides]  # what every arm is tuned over
     tuning_steps: int  # meta-steps of a tuning run
+    tuning_seeds: int  # whose scores are averaged
     seeds: int
     steps: int  # inner steps of MAML whose compute all arms are held to
     k_max: int
@@ -46,7 +48,7 @@ def family(name: str, num_meta_steps: int | None = None) -> Family:
             "outer.schedule": "cosine",
             "eval.num_episodes": 1_000,
         }
-        rates, sizes = (0.0025, 0.005, 0.01, 0.02, 0.04), (2_000, 5, 5, 20, "loss")
+        rates, sizes = (0.0025, 0.005, 0.01, 0.02, 0.04), (2_000, 2, 5, 5, 20, "loss")
     else:
         base, steps = omniglot.get_config("20way_1shot_cpu"), num_meta_steps or 4_000
         changes = {
@@ -55,9 +57,13 @@ def family(name: str, num_meta_steps: int | None = None) -> Family:
             "eval.num_episodes": 600,
             "eval.validation_every": 0,
         }
-        rates, sizes = (1.0, 2.0), (250, 3, 3, 10, "accuracy")
-    changes["outer.learning_rate"] = 3e-3
-    changes |= {"num_meta_steps": steps, "outer.multi_step_anneal": max(steps // 10, 1)}
+        rates, sizes = (1.0, 2.0), (250, 1, 3, 3, 10, "accuracy")
+    changes |= {
+        "num_meta_steps": steps,
+        "outer.learning_rate": 3e-3,
+        "outer.clip": 1.0,
+        "outer.multi_step_anneal": max(steps // 10, 1),
+    }
     base.update_from_flattened_dict(changes)
     return Family(base, [{"inner.learning_rate": rate} for rate in rates], *sizes)
 
@@ -104,23 +110,26 @@ def validation_score(workdir: pathlib.Path) -> float:
 
 
 def tune(study: Study, arm: str, root: pathlib.Path) -> tuple[Overrides, list[dict[str, Any]]]:
-    """The trial with the best validation score, and all trials with theirs."""
+    """The trial with the best validation score, mean over seeds, and all trials with theirs."""
     overrides, knob = study.arms[arm]
     trials = [{**trial, **value} for trial in study.family.trials for value in knob]
     short = {
         "num_meta_steps": study.family.tuning_steps,
-        "seed": TUNING_SEED,
         "eval.validation_every": study.family.tuning_steps,
         "eval.num_episodes": study.family.base.eval.chunk,  # tests take no part in tuning
     }
-    scores = []
-    for index, trial in enumerate(trials):
-        workdir = root / f"tune_{arm}_{index}"
+
+    def score(index: int, seed: int) -> float:
+        workdir = root / f"tune_{arm}_{index}_{seed}"
+        config = configure(study, overrides, trials[index], short, {"seed": TUNING_SEED + seed})
         try:
-            _record(configure(study, overrides, trial, short), workdir)
-            scores.append(validation_score(workdir))
+            _record(config, workdir)
         except UsageError:  # more non-finite updates than are allowed
-            scores.append(-np.inf)
+            return -np.inf
+        return validation_score(workdir)
+
+    seeds = range(study.family.tuning_seeds)
+    scores = [np.mean([score(index, seed) for seed in seeds]) for index in range(len(trials))]
     results = [
         {**trial, "validation_score": score if np.isfinite(score) else None}
         for trial, score in zip(trials, scores, strict=True)
@@ -131,7 +140,7 @@ def tune(study: Study, arm: str, root: pathlib.Path) -> tuple[Overrides, list[di
 def _run_arm(study: Study, arm: str, root: pathlib.Path) -> dict[str, Any]:
     choice, trials = tune(study, arm, root)
     runs = []
-    for seed in range(1, study.seeds + 1):  # 0 is for looking around
+    for seed in range(FIRST_SEED, FIRST_SEED + study.seeds):
         config = configure(study, study.arms[arm].overrides, choice, {"seed": seed})
         record = _record(config, root / f"{arm}_{seed}")
         runs.append({key: v for key, v in record.items() if key not in provenance.KEYS})
@@ -158,6 +167,7 @@ def run(study: Study, root: pathlib.Path) -> dict[str, Any]:
         "run_seconds": round(sum(seconds)),
         "config": study.family.base.to_dict(),
         "tuning_steps": study.family.tuning_steps,
+        "tuning_seeds": study.family.tuning_seeds,
         "arms": arms,
     }
 

@@ -17,9 +17,8 @@ RATES = (0.001, 0.01)
 def tiny_study() -> studies.Study:
     base = tiny_config(num_meta_steps=20, eval__num_steps=2, inner__num_steps=2)
     trials = [{"inner.learning_rate": rate} for rate in RATES]
-    family = studies.Family(
-        base, trials, tuning_steps=10, seeds=2, steps=2, k_max=2, measure="loss"
-    )
+    sizes = {"tuning_steps": 10, "tuning_seeds": 2, "seeds": 2, "steps": 2, "k_max": 2}
+    family = studies.Family(base, trials, measure="loss", **sizes)
     knob = [{"halting.initial_length": length} for length in (0.0, 2.0)]
     arms = {
         "maml": studies.Arm({}),
@@ -37,7 +36,11 @@ def test_a_study_tunes_trains_compares_and_resumes(
     assert [len(arm["trials"]) for arm in record["arms"].values()] == [2, 4]
     best = max(adaptive["trials"], key=lambda trial: trial["validation_score"])
     assert adaptive["choice"].items() <= best.items()
-    assert [run["seed"] for run in adaptive["runs"]] == [1, 2]
+    scores = [studies.validation_score(tmp_path / f"tune_maml_0_{seed}") for seed in range(2)]
+    np.testing.assert_allclose(
+        record["arms"]["maml"]["trials"][0]["validation_score"], np.mean(scores)
+    )
+    assert [run["seed"] for run in adaptive["runs"]] == [101, 102]
     # The counts of lengths are of all parameters: 1-8-1 has 25 of them.
     counts = adaptive["runs"][0]["length_counts"]
     assert sum(map(sum, counts.values())) == 25
