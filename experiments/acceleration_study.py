@@ -10,21 +10,17 @@ where it was stopped; keeps its result in experiments/results/acceleration_TASK_
 unless --keep.
 """
 
-import pathlib
 from typing import Any
 
+import numpy as np
 from absl import flags
 
-from experiments import cli, studies
+from experiments import cli, studies, study_cli
+from experiments.studies import Arm
+from maml_jax.errors import UsageError
 
-_WORKDIR = cli.define_workdir()
-_TASK = flags.DEFINE_enum("task", "sinusoid", ["sinusoid", "omniglot"], "family of tasks")
-_ARMS = flags.DEFINE_list("arms", None, "names of arms; all by default")
-_KEEP = flags.DEFINE_bool("keep", None, "keep the result; by default where all arms were trained")
-_SEEDS = flags.DEFINE_integer("seeds", None, "number of seeds; 5 for sinusoid, 3 for omniglot")
-_STEPS = flags.DEFINE_integer("steps", None, "meta-steps of a run")
+flags.adopt_module_key_flags(study_cli)
 _K_MAX = flags.DEFINE_integer("k_max", None, "largest length; 20 for sinusoid, 10 for omniglot")
-_COST = flags.DEFINE_float("cost", 0.02, "weight of mean length / K_max")
 
 ARMS: dict[str, dict[str, Any]] = {
     "gd": {},
@@ -48,23 +44,42 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 
 
+def shared_settings(k_max: int) -> dict[str, Any]:
+    """What all arms have in common."""
+    return {
+        "algorithm": "adaptive_k",
+        "inner.num_steps": k_max,
+        "eval.num_steps": k_max,
+        "halting.gate": "straight_through",
+        "halting.initial_length": 5.0,
+        "halting.cost_weight": 0.02,
+    }
+
+
+def best_gradient_descent(record: dict[str, Any], measure: str) -> str:
+    """The arm of gradient descent that accelerated ones are compared to: the better on the tests.
+
+    Raises:
+      UsageError: no such arm was trained.
+    """
+    scores = {
+        arm: float(np.mean(studies.last(record["arms"][arm]["runs"], measure)))
+        for arm in ("gd", "gd_rates")
+        if arm in record["arms"]
+    }
+    if not scores:
+        raise UsageError(f"--arms={','.join(record['arms'])} has no gd or gd_rates; add one")
+    return (max if measure == "accuracy" else min)(scores, key=scores.__getitem__)
+
+
 def main(_: list[str]) -> None:
     """Tunes, trains, compares and keeps."""
-    root, family = pathlib.Path(_WORKDIR.value), studies.family(_TASK.value, _STEPS.value)
+    task, family = study_cli.TASK.value, study_cli.family()
     k_max = _K_MAX.value or family.k_max
-    family.base.update_from_flattened_dict(
-        {
-            "algorithm": "adaptive_k",
-            "inner.num_steps": k_max,
-            "eval.num_steps": k_max,
-            "halting.initial_length": 5.0,
-            "halting.cost_weight": _COST.value,
-        }
-    )
-    arms = studies.select({name: studies.Arm(of) for name, of in ARMS.items()}, _ARMS.value)
-    record = studies.run(studies.Study(family, arms, _SEEDS.value or family.seeds), root)
-    if _KEEP.value or (_KEEP.value is None and not _ARMS.value):
-        studies.keep(f"acceleration_{_TASK.value}_{k_max}", record, family.measure, "gd")
+    family.base.update_from_flattened_dict(shared_settings(k_max))
+    arms = {name: Arm(overrides) for name, overrides in ARMS.items()}
+    name = f"acceleration_{task}_{k_max}"
+    study_cli.run(name, family, arms, lambda of: best_gradient_descent(of, family.measure))
 
 
 if __name__ == "__main__":

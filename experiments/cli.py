@@ -63,6 +63,8 @@ def run(main: Callable[[list[str]], Any]) -> None:
         except Interrupted as stop:
             sys.exit(_report(stop, stop.code))
 
+    for name in {"workdir", "config"} & set(flags.FLAGS):  # else --help leaves them out
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
     logging.set_verbosity(logging.WARNING)
     # Image pools are constants of the programs: CIFAR-FS compiles in 2 s instead of 15.
     jax.config.update("jax_use_simplified_jaxpr_constants", True)

@@ -10,21 +10,14 @@ seed. Resumes where it was stopped; keeps its result in experiments/results/halt
 unless --keep.
 """
 
-import pathlib
 from collections.abc import Sequence
 
 from absl import flags
 
-from experiments import cli, studies
+from experiments import cli, study_cli
 from experiments.studies import Arm, Overrides
 
-_WORKDIR = cli.define_workdir()
-_TASK = flags.DEFINE_enum("task", "sinusoid", ["sinusoid", "omniglot"], "family of tasks")
-_ARMS = flags.DEFINE_list("arms", None, "names of arms; all by default")
-_KEEP = flags.DEFINE_bool("keep", None, "keep the result; by default where all arms were trained")
-_SEEDS = flags.DEFINE_integer("seeds", None, "number of seeds; 5 for sinusoid, 3 for omniglot")
-_STEPS = flags.DEFINE_integer("steps", None, "meta-steps of a run")
-
+flags.adopt_module_key_flags(study_cli)
 HEAD_STEPS = 3  # of the last layer alone cost what one full step does, within 4%
 SINUSOID_ROWS = ("fomaml", "reptile", "boil", "imaml")
 RATES_OF_RATES = {"sinusoid": (1e-4, 1e-3), "omniglot": (2e-3, 2e-2)}  # about 1% and 10% of α
@@ -78,11 +71,9 @@ def make_arms(task: str, steps: int, k_max: int) -> dict[str, Arm]:
 
 def main(_: list[str]) -> None:
     """Tunes, trains, compares and keeps."""
-    root, family = pathlib.Path(_WORKDIR.value), studies.family(_TASK.value, _STEPS.value)
-    arms = studies.select(make_arms(_TASK.value, family.steps, family.k_max), _ARMS.value)
-    record = studies.run(studies.Study(family, arms, _SEEDS.value or family.seeds), root)
-    if _KEEP.value or (_KEEP.value is None and not _ARMS.value):
-        studies.keep(f"halting_{_TASK.value}", record, family.measure, "maml")
+    task, family = study_cli.TASK.value, study_cli.family()
+    arms = make_arms(task, family.steps, family.k_max)
+    study_cli.run(f"halting_{task}", family, arms, lambda _: "maml")
 
 
 if __name__ == "__main__":

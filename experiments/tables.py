@@ -7,6 +7,7 @@ import pathlib
 import re
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -194,11 +195,11 @@ def study(name: str) -> str:
         compute = row["compute"] / rows[reference]["compute"]
         learned = "mean" in row
         cells += [f"{row['compute'] / 1e6:.4g} ({compute:.2f})", str(k_max)]
-        cells += [f"{row[key]:.2f}" if learned else "" for key in ("mean", "p99", "max")]
+        cells += [f"{row[key]:.2f}" if learned else "" for key in ("mean", "p90", "p99", "max")]
         cells += [f"{row['share_at_most']:.1%}" if learned else "", str(row["nonfinite"])]
         body.append([arm, *cells])
     head = [cell for text in measures.values() for cell in (text, f"against `{reference}`")]
-    lengths = ["K_max", "mean K", "p99", "max", "at K_max"]
+    lengths = ["K_max", "mean K", "p90", "p99", "max", "at K_max"]
     table = _markdown(["arm", *head, "C, MFLOP (relative)", *lengths, "not finite"], body)
     seeds = len(record["arms"][reference]["runs"])
     return (
@@ -206,16 +207,6 @@ def study(name: str) -> str:
         f"{record['hardware']}, {record['run_seconds'] / 60:.0f} minutes of training and testing; "
         f"`{record['command']}`."
     )
-
-
-def halting_sinusoid() -> str:
-    """Algorithms at equal inner compute on the sinusoid."""
-    return study("halting_sinusoid")
-
-
-def halting_omniglot() -> str:
-    """Algorithms at equal inner compute on Omniglot 20-way 1-shot."""
-    return study("halting_omniglot")
 
 
 def lengths_sinusoid() -> str:
@@ -298,7 +289,15 @@ def benchmark_resnet12() -> str:
     return f"{table}\n\n{record['hardware']}; `{record['command']}`."
 
 
-TABLES: dict[str, Callable[[], str]] = {
+STUDIES = (
+    "halting_sinusoid",
+    "halting_omniglot",
+    "acceleration_sinusoid_20",
+    "acceleration_sinusoid_40",
+    "acceleration_omniglot_10",
+    "acceleration_omniglot_20",
+)
+TABLES: dict[str, Callable[[], str]] = {name: partial(study, name) for name in STUDIES} | {
     table.__name__: table
     for table in (
         sinusoid_paper,
@@ -308,9 +307,7 @@ TABLES: dict[str, Callable[[], str]] = {
         benchmark_inner_steps,
         algorithms,
         known_lengths,
-        halting_sinusoid,
         lengths_sinusoid,
-        halting_omniglot,
         images,
         benchmark_convolution,
         benchmark_resnet12,

@@ -47,3 +47,12 @@ def test_train_then_evaluate_print_a_json_object_last(tmp_path: pathlib.Path) ->
     evaluate = [*command("evaluate")[:3], f"--workdir={workdir}"]
     done = call(evaluate, tmp_path)
     assert json.loads(done.stdout.splitlines()[-1])["loss"] == trained["loss"]
+
+
+@pytest.mark.parametrize(
+    ("module", "flags"),
+    [("train", ("workdir", "config")), ("acceleration_study", ("workdir", "task", "k_max"))],
+)
+def test_help_lists_the_flags(tmp_path: pathlib.Path, module: str, flags: tuple[str, ...]) -> None:
+    done = call([*command(module)[:3], "--help"], tmp_path)
+    assert all(f"--{flag}: " in done.stdout for flag in flags)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments import halting_study, results_io, studies, tables
+from experiments import acceleration_study, halting_study, results_io, studies, tables
 from maml_jax.config import validate
 from maml_jax.errors import UsageError
 from tests.runs import tiny_config
@@ -86,3 +86,25 @@ def test_every_arm_of_the_halting_study_is_a_config_that_may_run(task: str) -> N
         for value in arm.knob:
             validate(studies.configure(study, arm.overrides, family.trials[0], value))
     assert len(trials) == 1, "arms differ in how much they are tuned"
+
+
+@pytest.mark.parametrize("task", ["sinusoid", "omniglot"])
+def test_every_arm_of_the_acceleration_study_is_a_config_that_may_run(task: str) -> None:
+    family = studies.family(task)
+    family.base.update_from_flattened_dict(acceleration_study.shared_settings(family.k_max))
+    arms = {name: studies.Arm(of) for name, of in acceleration_study.ARMS.items()}
+    study = studies.Study(family, arms, 1)
+    for arm in arms.values():
+        validate(studies.configure(study, arm.overrides, family.trials[0]))
+
+
+def test_accelerated_arms_are_compared_to_the_better_gradient_descent() -> None:
+    losses = {"gd": 2.0, "gd_rates": 1.0, "ogm": 0.5}
+    arms = {arm: {"runs": [{"loss": [3.0, loss]}]} for arm, loss in losses.items()}
+    assert acceleration_study.best_gradient_descent({"arms": arms}, "loss") == "gd_rates"
+    runs = {
+        arm: {"runs": [{"accuracy": run["loss"]} for run in of["runs"]]} for arm, of in arms.items()
+    }
+    assert acceleration_study.best_gradient_descent({"arms": runs}, "accuracy") == "gd"
+    with pytest.raises(UsageError, match="--arms=ogm has no gd or gd_rates"):
+        acceleration_study.best_gradient_descent({"arms": {"ogm": arms["ogm"]}}, "loss")
