@@ -16,7 +16,7 @@ from experiments import results_io
 from maml_jax import provenance
 from maml_jax.errors import UsageError
 from maml_jax.metrics import read_metrics
-from maml_jax.training import train_and_evaluate
+from maml_jax.training import open_workdir, train_and_evaluate
 
 FIRST_SEED = 101  # of the reported runs; those below are for looking around
 TUNING_SEED = 1_000  # and following, which no reported run has
@@ -35,6 +35,13 @@ class Family(NamedTuple):
     steps: int  # inner steps of MAML whose compute all arms are held to
     k_max: int
     measure: str  # of the evaluation; "loss" or "accuracy"
+
+
+def _lasting(num_meta_steps: int) -> dict[str, int]:
+    return {
+        "num_meta_steps": num_meta_steps,
+        "outer.multi_step_anneal": max(num_meta_steps // 10, 1),  # published: of 100,000
+    }
 
 
 def family(name: str, num_meta_steps: int | None = None) -> Family:
@@ -57,13 +64,8 @@ def family(name: str, num_meta_steps: int | None = None) -> Family:
             "eval.num_episodes": 600,
             "eval.validation_every": 0,
         }
-        rates, sizes = (1.0, 2.0), (250, 1, 3, 3, 10, "accuracy")
-    changes |= {
-        "num_meta_steps": steps,
-        "outer.learning_rate": 3e-3,
-        "outer.clip": 1.0,
-        "outer.multi_step_anneal": max(steps // 10, 1),
-    }
+        rates, sizes = (1.0, 2.0), (500, 1, 3, 3, 10, "accuracy")
+    changes |= {"outer.learning_rate": 3e-3, "outer.clip": 1.0} | _lasting(steps)
     base.update_from_flattened_dict(changes)
     return Family(base, [{"inner.learning_rate": rate} for rate in rates], *sizes)
 
@@ -93,6 +95,7 @@ def configure(study: Study, *overrides: Overrides) -> ConfigDict:
 
 def _record(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """The run's evaluation; a finished run is not evaluated again."""
+    open_workdir(config, workdir)
     path = workdir / "evaluation.json"
     if path.exists():
         record: dict[str, Any] = json.loads(path.read_text())
@@ -104,17 +107,17 @@ def _record(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def validation_score(workdir: pathlib.Path) -> float:
-    """The last validation's score of a run: accuracy, or −loss."""
-    scores = [m["validation_score"] for m in read_metrics(workdir) if "validation_score" in m]
-    return scores[-1] if np.isfinite(scores[-1]) else -np.inf
+    """The last validation's score of a run: accuracy, or −loss; −inf where a task diverged."""
+    last = [line for line in read_metrics(workdir) if "validation_score" in line][-1]
+    score: float = last["validation_score"]
+    return score if np.isfinite(score) and not last["validation_nonfinite"] else -np.inf
 
 
 def tune(study: Study, arm: str, root: pathlib.Path) -> tuple[Overrides, list[dict[str, Any]]]:
     """The trial with the best validation score, mean over seeds, and all trials with theirs."""
     overrides, knob = study.arms[arm]
     trials = [{**trial, **value} for trial in study.family.trials for value in knob]
-    short = {
-        "num_meta_steps": study.family.tuning_steps,
+    short = _lasting(study.family.tuning_steps) | {
         "eval.validation_every": study.family.tuning_steps,
         "eval.num_episodes": study.family.base.eval.chunk,  # tests take no part in tuning
     }
@@ -122,6 +125,7 @@ def tune(study: Study, arm: str, root: pathlib.Path) -> tuple[Overrides, list[di
     def score(index: int, seed: int) -> float:
         workdir = root / f"tune_{arm}_{index}_{seed}"
         config = configure(study, overrides, trials[index], short, {"seed": TUNING_SEED + seed})
+        open_workdir(config, workdir)
         try:
             _record(config, workdir)
         except UsageError:  # more non-finite updates than are allowed

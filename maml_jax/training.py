@@ -194,7 +194,8 @@ class _Selection:
         last = {name: float(est.mean[-1]) for name, est in evaluation.estimates.items()}
         score = last.get("accuracy", -last["loss"])
         values = {f"validation_{name}": value for name, value in last.items()}
-        progress.write_validation(int(state.step), values | {"validation_score": score})
+        values |= {"validation_score": score, "validation_nonfinite": evaluation.nonfinite}
+        progress.write_validation(int(state.step), values)
         if score > self._best:
             self._best = score
             self._checkpoints.save(state)
