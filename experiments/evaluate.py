@@ -1,4 +1,6 @@
-"""Evaluates a trained run on held-out episodes; the last line of output is one JSON object.
+"""Evaluates a trained run, its last and its validation-selected parameters, on held-out episodes.
+
+The last line of output is one JSON object.
 
 python -m experiments.evaluate --workdir=runs/sinusoid --shots=20
 """
@@ -25,8 +27,15 @@ def main(_: list[str]) -> None:
 
     overrides = {name: flag.value for name, flag in _OVERRIDES.items() if flag.value is not None}
     record = evaluate_run(pathlib.Path(_WORKDIR.value), overrides)
-    for step, (mean, ci95) in enumerate(zip(record["loss"], record["loss_ci95"], strict=True)):
-        print(f"after {step:3d} steps: loss {mean:.4f} ± {ci95:.4f}")
+    measure = "accuracy" if "accuracy" in record else "loss"
+    columns = {"": record, ", selected by validation": record.get("selected")}
+    for step in range(len(record[measure])):
+        shown = [
+            f"{measure} {of[measure][step]:.4f} ± {of[f'{measure}_ci95'][step]:.4f}{name}"
+            for name, of in columns.items()
+            if of is not None
+        ]
+        print(f"after {step:3d} steps: {'; '.join(shown)}")
     print(json.dumps(record))
 
 

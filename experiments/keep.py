@@ -3,7 +3,6 @@
 python -m experiments.keep --workdir=runs/sinusoid --name=sinusoid_default
 """
 
-import json
 import pathlib
 
 from absl import flags
@@ -17,10 +16,12 @@ _NAME = flags.DEFINE_string("name", None, "name of the result", required=True)
 
 def main(_: list[str]) -> None:
     """Writes the result and prints its path."""
+    from maml_jax.training import read_config, read_evaluation
+
     workdir = pathlib.Path(_WORKDIR.value)
-    config = json.loads((workdir / "config.json").read_text())
+    config = read_config(workdir).to_dict()
     records = {
-        name or config["algorithm"]: json.loads((workdir / name / "evaluation.json").read_text())
+        name or config["algorithm"]: read_evaluation(workdir / name)
         for name in ("", *config["references"])
     }
     first = next(iter(records.values()))

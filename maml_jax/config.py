@@ -19,6 +19,7 @@ from maml_jax.models.convolution import CONVOLUTIONS
 from maml_jax.models.mlp import INITIALIZERS
 from maml_jax.models.normalization import NORMALIZATIONS
 from maml_jax.tasks.episodes import ROTATIONS
+from maml_jax.tasks.splits import FRACTIONS
 
 OUTER_OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "cosine")
@@ -26,6 +27,7 @@ OBJECTIVES = ("final", "multi_step")
 COSTS = ("length", "compute")
 TASKS = {"sinusoid": ("mlp",), "images": ("conv4", "mlp", "resnet12")}  # task -> models that fit
 POOLS = ("device", "host")
+INVERT = ("auto", "yes", "no")
 REFERENCES: dict[str, dict[str, Any]] = {
     "pretrained": {"algorithm": "pretrained"},
     "oracle": {"algorithm": "pretrained", "task.oracle": True},
@@ -48,7 +50,7 @@ _DEFAULTS: dict[str, Any] = {
     "seed": 0,
     "num_meta_steps": 20_000,
     "meta_batch_size": 25,
-    "tasks_per_chunk": 0,  # tasks of a device at once; 0: what is fastest on the backend
+    "tasks_per_chunk": 0,  # tasks of a device at once, at most; 0: what is fastest on the backend
     "cpu_devices": 0,  # that a CPU is split into; 0: what is fastest
     "steps_per_dispatch": 500,
     "log_every": 500,
@@ -67,7 +69,11 @@ _DEFAULTS: dict[str, Any] = {
         "cache_dir": "",  # empty: MAML_JAX_CACHE_DIR, else ~/.cache/maml_jax
         "split": "",  # of the classes; empty: the data set's default
         "split_seed": 0,
+        "split_fractions": FRACTIONS,  # train, val, test: of data that have no split of their own
         "image_size": 0,  # 0: the data's own
+        "channels": 0,  # 1 gray, 3 RGB; 0: the data's own
+        "invert": "auto",  # 255 - pixel; auto: of Omniglot alone
+        "min_images": 1,  # classes with fewer are left out
         "rotation": "none",
         "mean": (),  # per channel, of pixels / 255; empty: not subtracted
         "std": (),
@@ -167,6 +173,14 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.rotation": _is_one_of(ROTATIONS),
     "data.pool": _is_one_of(POOLS),
     "data.image_size": _AT_LEAST_0,
+    "data.channels": ((lambda value: value in (0, 1, 3)), "0, 1 or 3"),
+    "data.invert": _is_one_of(INVERT),
+    "data.min_images": _AT_LEAST_1,
+    "data.split_fractions": (
+        (lambda value: len(value) == 3 and min(value) > 0 and abs(sum(value) - 1) < 1e-6),
+        "three positive shares that add up to 1",
+    ),
+    "data.std": ((lambda value: all(v > 0 for v in value)), "a tuple of positive numbers"),
     "data.split_seed": _AT_LEAST_0,
     "model.name": _is_one_of(("mlp", "conv4", "resnet12")),
     "model.widths": (
@@ -287,6 +301,11 @@ def _check_together(values: dict[str, Any]) -> None:
         raise UsageError(
             f"model.normalization='none' does not fit model.name={values['model.name']!r}; "
             f"use {', '.join(NORMALIZATIONS)}"
+        )
+    if "oracle" in values["references"] and values["task.name"] != "sinusoid":
+        raise UsageError(
+            f"references={values['references']} has 'oracle', which the sinusoid alone has; "
+            "leave it out"
         )
     algorithm = ALGORITHMS[values["algorithm"]]
     steps = algorithm.train_steps(values["inner.num_steps"])

@@ -40,7 +40,7 @@ from maml_jax.tasks.episodes import HostFeed
 from maml_jax.types import Adaptation, Array, MetaParams, Metrics, PyTree, TrainState
 
 STREAMS = {"init": 0, "train": 1, "validation": 2, "test": 3, "halting": 4}
-RATE_GRID = (0.0003, 0.001, 0.003, 0.01, 0.03)  # from which a baseline's inner rate is tuned
+RATE_GRID = (0.03, 0.1, 0.3, 1.0, 3.0)  # times α: from which a baseline's inner rate is tuned
 
 
 class Evaluation(NamedTuple):
@@ -127,6 +127,12 @@ def _make_train_loop(
     weights = None
     if automatic(config)["outer.objective"] == "multi_step":
         weights = multi_step_weights(num_steps, config.outer.multi_step_anneal)
+    sampler = feed = None
+    if problem.host_episodes is None:
+        sampler = problem.sampler(config.task.shots, config.task.query_shots, "train")
+    else:
+        tasks = range(config.meta_batch_size)
+        feed = HostFeed(problem.host_episodes(stream_key(config, "train"), tasks))
 
     def loop_of(**flow: Any) -> TrainLoop:
         objective = make_objective(
@@ -136,7 +142,7 @@ def _make_train_loop(
             lengths=lengths,
         )
         train_step = make_train_step(
-            problem.sampler(config.task.shots, config.task.query_shots, "train"),
+            sampler,
             objective,
             outer,
             prepare=problem.prepare,
@@ -145,10 +151,6 @@ def _make_train_loop(
         return make_train_loop(train_step, meta_batch_size=config.meta_batch_size)
 
     first_order, loop = loop_of(meta_gradient="first_order"), loop_of()
-    feed = None
-    if problem.host_episodes is not None:
-        tasks = range(config.meta_batch_size)
-        feed = HostFeed(problem.host_episodes(stream_key(config, "train"), tasks))
 
     def train(state: TrainState, number: int) -> tuple[TrainState, Metrics]:
         step = int(state.step)
@@ -294,7 +296,7 @@ def _make_evaluate(
 
     def tuned(meta_params: MetaParams) -> MetaParams:
         tried = {}
-        for rate in RATE_GRID:
+        for rate in (config.inner.learning_rate * factor for factor in RATE_GRID):
             estimates, nonfinite = at(meta_params._replace(learning_rates=rate), "validation")
             tried[rate] = np.inf if nonfinite else estimates["loss"].mean[-1]
         return meta_params._replace(learning_rates=min(tried, key=lambda rate: tried[rate]))

@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from maml_jax.errors import UsageError
 from maml_jax.meta.evaluate import Estimate, make_task_evaluation, summarise
 from maml_jax.meta.objective import AdaptFn
-from maml_jax.meta.tasks import map_tasks, task_keys
+from maml_jax.meta.tasks import largest_divisor, map_tasks, task_keys
 from maml_jax.meta.train_step import TrainStep, strong_array
 from maml_jax.types import (
     Array,
@@ -45,8 +45,7 @@ def use_cpu_devices(number: int) -> None:
 
 def cores_that_divide(tasks: int) -> int:
     """The largest number of this process' CPU cores that divides the tasks."""
-    cores = len(os.sched_getaffinity(0))
-    return max(number for number in range(1, cores + 1) if tasks % number == 0)
+    return largest_divisor(tasks, len(os.sched_getaffinity(0)))
 
 
 def make_train_loop(

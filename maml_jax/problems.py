@@ -1,7 +1,7 @@
 """What a config's task, data and model amount to: episodes, a loss and an initialization."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
@@ -17,7 +17,7 @@ from maml_jax.models.mlp import MLP
 from maml_jax.models.normalization import at_step, norm_shifts_do_not_adapt, with_steps
 from maml_jax.models.resnet12 import ResNet12
 from maml_jax.tasks import sinusoid
-from maml_jax.tasks.episodes import host_episodes, make_sampler, normalise
+from maml_jax.tasks.episodes import Pool, check_pool, host_episodes, make_sampler, normalise
 from maml_jax.tasks.images import Pools, load_pools
 from maml_jax.types import Array, Episode, EpisodeSampler, Examples, LossFn, Params
 
@@ -91,11 +91,46 @@ def _load(config: ConfigDict) -> Pools:
         data.name,
         split=data.split or None,
         seed=data.split_seed,
+        split_fractions=data.split_fractions,
         image_size=data.image_size or None,
+        channels=data.channels or None,
+        invert={"auto": None, "yes": True, "no": False}[data.invert],
+        min_images=data.min_images,
         data_dir=data.dir or None,
         splits_dir=data.splits_dir or None,
         cache_dir=data.cache_dir or None,
     )
+
+
+def _load_checked(config: ConfigDict) -> dict[str, Pool]:
+    """Stream -> pool, each with enough classes and images for its episodes.
+
+    Raises:
+      UsageError: data that cannot be had, or that cannot give the episodes.
+    """
+    data, stream = config.data, ""
+    try:
+        train, validation, test, _ = _load(config)
+        pools = {"train": train, "validation": validation, "test": test}
+        for stream, pool in pools.items():
+            sizes = config.task if stream == "train" else config.eval
+            check_pool(
+                pool,
+                ways=config.task.ways,
+                shots=sizes.shots,
+                query_shots=sizes.query_shots,
+                rotation=data.rotation,
+            )
+    except (ValueError, OSError) as error:
+        raise UsageError(f"{stream and f'{stream} classes: '}{error}") from error
+    channels = train.images.shape[-1]
+    for name in ("mean", "std"):
+        if len(data[name]) not in (0, 1, channels):
+            raise UsageError(
+                f"data.{name}={data[name]} has {len(data[name])} values for images of {channels} "
+                f"channels; give 1 or {channels}"
+            )
+    return pools
 
 
 def image_classification(config: ConfigDict) -> Problem:
@@ -111,26 +146,22 @@ def image_classification(config: ConfigDict) -> Problem:
         episode = normalise(raw, data.mean or None, data.std or None)
         return with_reference(episode) if normalization == "support" else episode
 
-    try:
-        pools = _load(config)._asdict()
-        pools["validation"] = pools["val"]
-
-        def sampler(shots: int, query_shots: int, stream: str) -> EpisodeSampler:
-            return make_sampler(
-                pools[stream],
-                ways=ways,
-                shots=shots,
-                query_shots=query_shots,
-                rotation=data.rotation,
-                prepare=prepare,
-            )
-
-        sampler(config.task.shots, config.task.query_shots, "train")
-        for stream in ("validation", "test"):
-            sampler(config.eval.shots, config.eval.query_shots, stream)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    pools = _load_checked(config)
     images = pools["train"].images
+
+    @cache
+    def on_device(stream: str) -> Pool:
+        return Pool(*map(jnp.asarray, pools[stream]))
+
+    def sampler(shots: int, query_shots: int, stream: str) -> EpisodeSampler:
+        return make_sampler(
+            on_device(stream),
+            ways=ways,
+            shots=shots,
+            query_shots=query_shots,
+            rotation=data.rotation,
+            prepare=prepare,
+        )
 
     def init_params(key: Array, num_steps: int) -> Params:
         params = model.init(key, jnp.zeros((1, *images.shape[2:])))["params"]

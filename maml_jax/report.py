@@ -1,9 +1,9 @@
 """A run's report: report.html with figures, made from what the run left in its workdir."""
 
 import html
-import json
 import pathlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,9 +15,10 @@ from matplotlib.figure import Figure
 from maml_jax import length_figures
 from maml_jax.config import flatten
 from maml_jax.experiment import Experiment, stream_key
+from maml_jax.meta.tasks import map_tasks, task_keys
 from maml_jax.metrics import read_metrics
 from maml_jax.tasks import sinusoid
-from maml_jax.training import load_run
+from maml_jax.training import load_run, read_evaluation
 from maml_jax.types import Array, Episode, MetaParams
 
 CONFUSION_EPISODES = 100
@@ -39,15 +40,14 @@ def load(workdir: pathlib.Path, name: str = "") -> Run:
     """Reads a finished run.
 
     Raises:
-      UsageError: there is no run or no readable checkpoint in workdir.
+      UsageError: there is no finished run or no readable checkpoint in workdir.
     """
     experiment, state = load_run(workdir)
-    record = json.loads((workdir / "evaluation.json").read_text())
     return Run(
         name or experiment.config.algorithm,
         experiment,
         state.meta_params,
-        record,
+        read_evaluation(workdir),
         list(read_metrics(workdir)),
     )
 
@@ -133,24 +133,25 @@ def accuracy_against_steps(runs: list[Run]) -> Figure:
 
 
 def _test_predictions(run: Run, number: int) -> tuple[Episode, np.ndarray]:
-    """Test episodes [number, ...] and the logits [number, K+1, Q, N] on their query images."""
+    """The first test episodes [number, ...], and logits [number, K+1, Q, N] on their query data."""
     config, problem = run.experiment.config, run.experiment.problem
     sample = problem.sampler(config.eval.shots, config.eval.query_shots, "test")
 
-    @jax.jit
-    @jax.vmap
     def predict(key: Array) -> tuple[Episode, Array]:
-        episode = sample(key)
+        episode_key, adapt_key = jax.random.split(key)
+        episode = sample(episode_key)
         adaptation = run.experiment.adapt_fn(
             run.meta_params,
             episode.support,
-            key,
+            adapt_key,
             num_steps=config.eval.num_steps,
             monitor=lambda params, k: problem.predict(params, episode.query),
         )
         return episode, adaptation.monitored
 
-    episodes, logits = predict(jax.random.split(stream_key(config, "test"), number))
+    chunk = min(number, config.eval.chunk)
+    keys = task_keys(stream_key(config, "test"), jnp.asarray(0), jnp.arange(number))
+    episodes, logits = jax.jit(partial(map_tasks, predict, chunk=chunk))(keys)
     return episodes, np.asarray(logits)
 
 
@@ -184,7 +185,7 @@ def episode_picture(runs: list[Run]) -> Figure:
 def _show(axes: Any, image: np.ndarray, title: str, color: str = "black") -> None:
     low, high = image.min(), image.max()
     scaled = (image - low) / max(high - low, 1e-6)
-    axes.imshow(scaled[..., 0] if image.shape[-1] == 1 else scaled, cmap="gray_r")
+    axes.imshow(scaled[..., 0] if image.shape[-1] == 1 else scaled, cmap="gray")
     axes.set_title(title, fontsize="x-small", color=color)
 
 

@@ -81,7 +81,27 @@ def open_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
         ) from error
 
 
-def _read_config(workdir: pathlib.Path) -> ConfigDict:
+def read_evaluation(workdir: pathlib.Path) -> dict[str, Any]:
+    """The evaluation of a finished run.
+
+    Raises:
+      UsageError: the run is not finished.
+    """
+    path = workdir / "evaluation.json"
+    if not path.exists():
+        raise UsageError(
+            f"the run in {workdir} is not evaluated yet; its train command goes on with it"
+        )
+    record: dict[str, Any] = json.loads(path.read_text())
+    return record
+
+
+def read_config(workdir: pathlib.Path) -> ConfigDict:
+    """The config of the run in a folder.
+
+    Raises:
+      UsageError: the folder holds no run.
+    """
     path = workdir / "config.json"
     if not path.exists():
         raise UsageError(f"workdir {workdir} holds no run; train one there with experiments.train")
@@ -102,7 +122,7 @@ def load_run(
     Raises:
       UsageError: the folder holds no run or no checkpoint that can be read, or a bad override.
     """
-    config = _read_config(workdir)
+    config = read_config(workdir)
     config.eval.update(overrides or {})
     experiment = build(config)
     checkpoints = Checkpoints(workdir, config.checkpoint.keep)
@@ -293,10 +313,25 @@ def _evaluate_state(experiment: Experiment, state: TrainState) -> dict[str, Any]
     return record
 
 
+def _evaluate_both(
+    experiment: Experiment, state: TrainState, workdir: pathlib.Path
+) -> dict[str, Any]:
+    """The state's record, with that of the validation-selected parameters under "selected"."""
+    record = _evaluate_state(experiment, state)
+    if not (workdir / BEST).exists():
+        return record
+    best = Checkpoints(workdir, keep=1, name=BEST)
+    selected = best.restore(state)
+    best.close()
+    if selected is not None:
+        record["selected"] = _evaluate_state(experiment, selected)
+    return record
+
+
 def evaluate_run(workdir: pathlib.Path, overrides: dict[str, Any]) -> dict[str, Any]:
-    """Evaluates the newest state of a run with other values in its `eval` section."""
+    """Evaluates a run's newest and its selected state with other values in its `eval` section."""
     experiment, state = load_run(workdir, overrides)
-    return _evaluate_state(experiment, state) | provenance.describe()
+    return _evaluate_both(experiment, state, workdir) | provenance.describe()
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
@@ -319,13 +354,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[
     open_workdir(config, workdir)
     state = train(experiment, workdir)
     started = time.perf_counter()
-    record = _evaluate_state(experiment, state)
-    best = Checkpoints(workdir, keep=1, name=BEST)
-    selected = best.restore(state)
-    best.close()
-    if selected is not None:
-        record["selected"] = _evaluate_state(experiment, selected)
-    record |= {
+    record = _evaluate_both(experiment, state, workdir) | {
         "train_seconds": round(sum(line.get("seconds", 0) for line in read_metrics(workdir)), 1),
         "evaluate_seconds": round(time.perf_counter() - started, 1),
         **provenance.describe(),

@@ -15,6 +15,7 @@ WRONG = [
     (["train", "--config=configs/nope.py"], "config file 'configs/nope.py' does not exist"),
     (["train", "--config=configs/sinusoid.py:papr"], "variant 'papr' is unknown"),
     (["evaluate"], "holds no run"),
+    (["keep", "--name=none"], "holds no run"),
 ]
 
 

@@ -48,13 +48,16 @@ BAD = [
     ("model.name", "conv4", "mlp"),
     ("task.ways", 1, "2 or more"),
     ("data.rotation", "90", "per_class"),
+    ("data.invert", "true", "auto, yes, no"),
+    ("data.std", (0.0,), "positive numbers"),
+    ("data.split_fractions", (0.5, 0.5), "add up to 1"),
     ("eval.num_episodes", 0, "1 or more"),
 ]
 
 
 # Switches, and what the data set itself checks when it is loaded.
 FREE = {"task.oracle", "model.max_pool"} | {
-    f"data.{key}" for key in ("name", "dir", "splits_dir", "cache_dir", "split", "mean", "std")
+    f"data.{key}" for key in ("name", "dir", "splits_dir", "cache_dir", "split", "mean")
 }
 
 

@@ -1,16 +1,20 @@
 """Few-shot classification from config to report, on images that the test makes."""
 
 import pathlib
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from maml_jax import problems
 from maml_jax.errors import UsageError
 from maml_jax.experiment import build
 from maml_jax.report import write_report
+from maml_jax.tasks.episodes import Pool, make_sampler
 from maml_jax.training import load_run, train, train_and_evaluate
+from maml_jax.types import EpisodeSampler
 from tests.runs import tiny_config
 
 CLASSES, IMAGES, SIZE = 20, 6, 8
@@ -83,6 +87,31 @@ def test_resnet12_trains(data: pathlib.Path) -> None:
     assert "conv_3_shortcut" in state.meta_params.init
 
 
+def test_the_host_keeps_its_pool_off_the_device(
+    data: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classes = []
+
+    def recorded(pool: Pool, **options: Any) -> EpisodeSampler:
+        classes.append(len(pool.counts))
+        return make_sampler(pool, **options)
+
+    monkeypatch.setattr(problems, "make_sampler", recorded)
+    train(build(image_config(data, data__pool="host", num_meta_steps=20)), tmp_path / "host")
+    assert classes == [3]  # validation's; training has 13 classes
+    train(build(image_config(data, num_meta_steps=20)), tmp_path / "device")
+    assert sorted(classes) == [3, 3, 13]
+
+
+def test_options_of_the_data_are_keys_of_the_config(data: pathlib.Path) -> None:
+    def images(**changes: object) -> np.ndarray:
+        problem = build(image_config(data, **changes)).problem
+        return np.asarray(problem.sampler(1, 2, "train")(jax.random.key(0)).query.inputs)
+
+    inverted = images(data__invert="yes", data__channels=3)
+    np.testing.assert_allclose(inverted, np.repeat(1 - images(), 3, -1), atol=1e-6)
+
+
 def test_a_pool_on_the_host_gives_the_same_run_bit_for_bit_and_resumes(
     data: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
@@ -106,8 +135,15 @@ def test_a_pool_on_the_host_gives_the_same_run_bit_for_bit_and_resumes(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"task__ways": 30}, "ways=30"),
+        ({"task__ways": 30}, "train classes: ways=30"),
         ({"task__shots": 5}, "need 7 images"),
+        ({"data__min_images": 7}, "no class has min_images=7"),
+        (
+            {"task__ways": 6, "data__split_fractions": (0.5, 0.25, 0.25)},
+            "validation classes: ways=6 but the pool has 5 classes",
+        ),
+        ({"data__mean": (0.5, 0.5)}, "data.mean=(0.5, 0.5) has 2 values for images of 1 channels"),
+        ({"references": ("oracle",)}, "'oracle', which the sinusoid alone has"),
         ({"data__name": "npz:nowhere.npz"}, "nowhere.npz"),
         ({"data__split": "finn"}, "split='finn'"),
     ],

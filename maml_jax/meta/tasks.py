@@ -17,6 +17,11 @@ def task_keys(key: Array, step: Array, task_indices: Array) -> Array:
     return jax.vmap(jax.random.fold_in, (None, 0))(step_key, task_indices)
 
 
+def largest_divisor(number: int, limit: int) -> int:
+    """The largest divisor of `number` that is at most `limit`, and at least 1."""
+    return max(size for size in range(1, max(limit, 1) + 1) if number % size == 0)
+
+
 def map_tasks(fn: Callable[..., PyTree], *per_task: PyTree, chunk: int | None = None) -> PyTree:
     """fn over the leading task axis: one vmap, or a scan over vmapped chunks to bound memory."""
     if chunk is None:
@@ -27,10 +32,9 @@ def map_tasks(fn: Callable[..., PyTree], *per_task: PyTree, chunk: int | None = 
 def sum_over_tasks(
     fn: Callable[..., PyTree], *per_task: PyTree, chunk: int | None = None
 ) -> PyTree:
-    """Σ over tasks of fn; with chunks the sums are accumulated and per-task values never stored.
+    """Σ over tasks of fn; in chunks, sums are accumulated and per-task values never stored.
 
-    Raises:
-      ValueError: the chunk does not divide the number of tasks.
+    A chunk that does not divide the number of tasks is lowered to the next that does.
     """
 
     def chunk_sum(args: tuple[PyTree, ...]) -> PyTree:
@@ -39,8 +43,7 @@ def sum_over_tasks(
     number = jax.tree.leaves(per_task)[0].shape[0]
     if chunk is None or chunk >= number:
         return chunk_sum(per_task)
-    if number % chunk:
-        raise ValueError(f"tasks_per_chunk={chunk} does not divide the {number} tasks of a device")
+    chunk = largest_divisor(number, chunk)
     chunks = jax.tree.map(lambda x: x.reshape(-1, chunk, *x.shape[1:]), per_task)
     zeros = jax.tree.map(
         lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),

@@ -48,7 +48,7 @@ def _select(condition: Array, yes: PyTree, no: PyTree) -> PyTree:
 
 def _batch_objective(
     task_objective: TaskObjective,
-    sample_episode: EpisodeSampler,
+    sample_episode: EpisodeSampler | None,
     prepare: Callable[[PyTree], Any],
     state: TrainState,
     task_indices: Array,
@@ -61,7 +61,12 @@ def _batch_objective(
 
     def of_task(meta_params: MetaParams, key: Array, raw: PyTree) -> tuple[Array, PyTree]:
         episode_key, objective_key = jax.random.split(key)
-        episode = sample_episode(episode_key) if raw is None else prepare(raw)
+        if raw is not None:
+            episode = prepare(raw)
+        elif sample_episode is not None:
+            episode = sample_episode(episode_key)
+        else:
+            raise ValueError("neither sample_episode nor episodes are given")
         return task_objective(meta_params, episode, objective_key, state.step, state.extras)
 
     def mean_over_finite(per_task: Callable[[Array, PyTree], PyTree]) -> PyTree:
@@ -95,7 +100,7 @@ def _batch_objective(
 
 
 def make_train_step(
-    sample_episode: EpisodeSampler,
+    sample_episode: EpisodeSampler | None,
     objective: TaskObjective,
     outer: OuterStep,
     *,
@@ -105,12 +110,12 @@ def make_train_step(
     """A meta-step over given tasks; it knows of no device.
 
     Args:
-      sample_episode: key -> (support, query).
+      sample_episode: key -> (support, query); None where the host gathers all episodes.
       objective: of one task, see `make_objective`.
       outer: see `optax_outer`.
       prepare: what is done on the device to an episode that the host gathered.
-      tasks_per_chunk: None vmaps all tasks of a device at once; a number vmaps that many at a time
-        and accumulates their gradients, which bounds memory.
+      tasks_per_chunk: None vmaps all tasks of a device at once; a number takes at most that
+        many and accumulates their gradients, which bounds memory.
 
     Returns:
       train_step(state, task_indices, all_reduce=identity, episodes=None) -> (state, metrics), with

@@ -199,7 +199,7 @@ def check_pool(pool: Pool, *, ways: int, shots: int, query_shots: int, rotation:
         raise ValueError(
             f"shots={shots} + query_shots={query_shots} need {needed} images of each class, but "
             f"{np.sum(counts < needed)} of {len(counts)} classes have fewer (the smallest "
-            f"{counts.min()}); use fewer shots, or load with min_images={needed}"
+            f"{counts.min()}); use fewer shots, or leave those classes out with min_images={needed}"
         )
     height, width = pool.images.shape[2:4]
     if rotation != "none" and height != width:

@@ -13,7 +13,6 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-import PIL
 from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageFont, features
 
@@ -46,7 +45,6 @@ def fingerprint() -> dict[str, Any]:
     return {
         "faces": {file.name: zlib.crc32(file.read_bytes()) for file in face_files()},
         "unicode": unicodedata.unidata_version,
-        "pillow": PIL.__version__,
         "freetype": features.version("freetype2"),
     }
 

@@ -14,12 +14,14 @@ import pathlib
 import re
 import shutil
 import tempfile
+import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+import PIL
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
@@ -42,6 +44,7 @@ _CACHE_VERSION = 1  # raise it when the code makes other pools from the same key
 _READ_AT_ONCE = 512  # records: one by one costs 2.5 times as much
 _OMNIGLOT_SIZE = (1623, 20)  # characters, drawings of each
 
+_BAD_ARCHIVE = (zipfile.BadZipFile, zlib.error)
 _log = logging.getLogger(__name__)
 PathLike = str | os.PathLike[str]
 Record = tuple[str, Image.Image]  # name of the class, image
@@ -131,16 +134,26 @@ def _tfds_builder(name: str, data_dir: pathlib.Path) -> Any:
             if importlib.util.find_spec("tensorflow") is None:
                 raise ImportError("tensorflow")
             _log.warning("%s is not prepared under %s: preparing it", name, data_dir)
-            builder.download_and_prepare()
+            _prepare(builder)
     except ImportError as error:
         raise ValueError(
             f"TFDS set {name!r} is not prepared under {data_dir} and preparing it needs "
-            f"{error.name or error}: pip install 'maml_jax[tensorflow]', or set the data dir "
+            f"{error.name or error}: pip install -e '.[tensorflow]', or set the data dir "
             f"(or {DATA_DIR_VARIABLE}) to where it is prepared"
         ) from error
     except tfds.core.DatasetNotFoundError as error:
         raise ValueError(f"TFDS knows no data set {name!r} and {data_dir} has none") from error
     return builder
+
+
+def _prepare(builder: Any) -> None:
+    try:
+        builder.download_and_prepare()
+    except ImportError:
+        raise
+    except Exception as error:  # a download fails in as many ways as there are data sets
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(f"TFDS set {builder.name!r} could not be prepared: {reason[0]}") from error
 
 
 def _tfds_rows(builder: Any, splits: Sequence[str], image_key: str) -> Iterator[tuple[str, Any]]:
@@ -156,13 +169,20 @@ def _tfds_rows(builder: Any, splits: Sequence[str], image_key: str) -> Iterator[
                 yield split, row
 
 
-def _tfds_fingerprint(builder: Any, splits: Sequence[str]) -> dict[str, Any]:
-    lengths = {split: builder.info.splits[split].num_examples for split in splits}
-    return {"tfds": builder.info.full_name, "splits": lengths}
+def _tfds_identity(builder: Any, splits: Sequence[str]) -> dict[str, Any]:
+    """Fingerprint and length of a Source."""
+    parts = [builder.info.splits[split] for split in splits]
+    paths = [pathlib.Path(path) for part in parts for path in part.filepaths]
+    files = _listing(paths, pathlib.Path(builder.data_path))
+    return {
+        "fingerprint": {"tfds": builder.info.full_name, "files": files},
+        "length": sum(part.num_examples for part in parts),
+    }
 
 
-def _tfds_length(builder: Any, splits: Sequence[str]) -> int:
-    return sum(builder.info.splits[split].num_examples for split in splits)
+def _listing(files: Iterable[pathlib.Path], root: pathlib.Path) -> str:
+    stats = [(str(file.relative_to(root)), file.stat()) for file in files]
+    return _digest([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
 
 
 def _omniglot(data_dir: pathlib.Path) -> Source:
@@ -178,8 +198,7 @@ def _omniglot(data_dir: pathlib.Path) -> Source:
 
     return Source(
         dataset="omniglot",
-        fingerprint=_tfds_fingerprint(builder, tuple(parts)),
-        length=_tfds_length(builder, tuple(parts)),
+        **_tfds_identity(builder, tuple(parts)),
         records=records,
         image_size=28,
         channels=1,
@@ -199,8 +218,7 @@ def _cifar100(dataset: str, data_dir: pathlib.Path) -> Source:
 
     return Source(
         dataset=dataset,
-        fingerprint=_tfds_fingerprint(builder, splits),
-        length=_tfds_length(builder, splits),
+        **_tfds_identity(builder, splits),
         records=records,
         image_size=32,
         channels=3,
@@ -208,9 +226,13 @@ def _cifar100(dataset: str, data_dir: pathlib.Path) -> Source:
 
 
 def _tfds(name: str, data_dir: pathlib.Path) -> Source:
+    import tensorflow_datasets as tfds
+
     builder = _tfds_builder(name, data_dir)
     info = builder.info
-    if not info.supervised_keys or not hasattr(info.features[info.supervised_keys[1]], "names"):
+    kinds = [info.features[key] for key in info.supervised_keys or ()]
+    wanted = (tfds.features.Image, tfds.features.ClassLabel)
+    if len(kinds) != 2 or not all(map(isinstance, kinds, wanted)):
         raise ValueError(f"TFDS set {name!r} is no image-classification set (no image and label)")
     image_key, label_key = info.supervised_keys
     labels = info.features[label_key]
@@ -226,8 +248,7 @@ def _tfds(name: str, data_dir: pathlib.Path) -> Source:
 
     return Source(
         dataset="tfds",
-        fingerprint=_tfds_fingerprint(builder, splits),
-        length=_tfds_length(builder, splits),
+        **_tfds_identity(builder, splits),
         records=records,
         image_size=height if height == width else None,
         channels=1 if channels == 1 else 3,
@@ -258,16 +279,15 @@ def _folder(path: str) -> Source:
                 raise ValueError(f"{file} is not a readable image; mend or remove it") from error
             yield file.relative_to(root).parts[0], image
 
-    listing = [(str(f.relative_to(root)), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-    return Source("folder", {"files": _digest(listing)}, len(files), records, None, 3)
+    return Source("folder", {"files": _listing(files, root)}, len(files), records, None, 3)
 
 
 def _npz(path: str) -> Source:
     file = pathlib.Path(path).expanduser()
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
             images, labels = arrays["images"], arrays["labels"]
-    except (OSError, KeyError, ValueError, zlib.error) as error:
+    except (OSError, EOFError, KeyError, TypeError, ValueError, *_BAD_ARCHIVE) as error:
         raise ValueError(
             f"npz:{path} cannot be read ({error}); give an .npz with images and labels"
         ) from error
@@ -414,7 +434,7 @@ def _cached(folder: pathlib.Path, write: Callable[[pathlib.Path], dict[str, Any]
     if folder.is_dir():
         try:
             return _read_pools(folder)
-        except (ValueError, OSError, KeyError, TypeError) as error:
+        except (ValueError, OSError, EOFError, KeyError, TypeError) as error:
             _log.warning("the cache entry %s is damaged (%s): building it again", folder, error)
             shutil.rmtree(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -481,6 +501,7 @@ def load_pools(
     )
     key = {
         "version": _CACHE_VERSION,
+        "pillow": PIL.__version__,  # decodes and resizes
         "name": name,
         "source": source.fingerprint,
         "layout": layout,

@@ -93,7 +93,7 @@ def find_splits_dir(
     """
     variable = os.environ.get(SPLITS_DIR_VARIABLE)
     beside = pathlib.Path(data_dir).absolute().parent / "splits"
-    folder = pathlib.Path(splits_dir or variable or beside)
+    folder = pathlib.Path(splits_dir or variable or beside).expanduser()
     if not folder.is_dir():
         raise ValueError(
             f"no folder of split files: splits_dir={splits_dir}, {SPLITS_DIR_VARIABLE}={variable}, "

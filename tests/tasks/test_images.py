@@ -189,7 +189,7 @@ def test_any_prepared_tfds_set(load, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["tfds:no_such_set", "tfds:mnist", "omniglot"])
 def test_unprepared_tfds_sets_say_what_to_do(load, tmp_path, name, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda module: None)
-    message = "knows no data set" if "such" in name else r"maml_jax\[tensorflow\]"
+    message = "knows no data set" if "such" in name else r"-e '\.\[tensorflow\]'"
     with pytest.raises(ValueError, match=message):
         load(name, data_dir=tmp_path)
 
@@ -233,7 +233,7 @@ def test_the_cache_is_hit_by_the_same_and_missed_by_other_options(load, archive,
     }
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "delete", "meta", "shape"])
+@pytest.mark.parametrize("damage", ["truncate", "empty", "flip", "delete", "meta", "shape"])
 def test_a_damaged_cache_is_built_again(load, archive, tmp_path, damage, caplog):
     before = load(archive)
     kept = [np.array(pool.images) for pool in before[:3]]
@@ -249,7 +249,7 @@ def test_a_damaged_cache_is_built_again(load, archive, tmp_path, damage, caplog)
     else:
         content[-1] ^= 1
         file.unlink()  # a new file: the old one is still mapped
-        file.write_bytes(content if damage == "flip" else content[:-9])
+        file.write_bytes({"flip": content, "truncate": content[:-9], "empty": b""}[damage])
     after = load(archive)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "damaged" in caplog.text
@@ -292,6 +292,18 @@ def test_folders_need_an_image_size_and_images(load, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="has no images"):
         load(f"folder:{tmp_path / 'empty'}", image_size=6)
+
+
+@pytest.mark.parametrize("damage", ["empty", "truncated", "npy"])
+def test_a_file_that_is_no_npz_is_named(load, archive, tmp_path, damage):
+    file = tmp_path / "data.npz"
+    if damage == "npy":
+        np.save(tmp_path / "array.npy", np.zeros(3))
+        file = tmp_path / "array.npy"
+    else:
+        file.write_bytes(b"" if damage == "empty" else file.read_bytes()[:-30])
+    with pytest.raises(ValueError, match=rf"npz:{file} cannot be read"):
+        load(f"npz:{file}")
 
 
 def test_arrays_of_a_wrong_type_are_refused(load, tmp_path):
