@@ -2,7 +2,7 @@
 
 python -m experiments.train --config=configs/fc100.py:5way_1shot --workdir=runs/fc100
 
-Published MAML, 5-way: 38.1 ± 1.7 (1 shot), 50.4 ± 1.0 (5 shots). Variants: 5way_1shot, 5way_5shot.
+Published MAML, 5-way: 38.1 ± 1.7 (1 shot), 50.4 ± 1.0 (5 shots). Variants: those of cifar_fs.
 """
 
 from ml_collections import ConfigDict

@@ -228,13 +228,14 @@ IMAGES = {  # result -> what it is, published accuracy
     "omniglot_5way_1shot_published_init": ("the same, published last layer", "98.7 ± 0.4"),
     "omniglot_5way_5shot": ("Omniglot 5-way 5-shot, conv", "99.9 ± 0.1"),
     "omniglot_mlp_5way_1shot": ("Omniglot 5-way 1-shot, MLP", "89.7 ± 1.1"),
+    "glyphs": ("glyphs 5-way 1-shot, conv with 32 filters", ""),
     "cifar_fs_5way_1shot": ("CIFAR-FS 5-way 1-shot", "58.9 ± 1.9"),
 }
 
 
 def images() -> str:
     """Accuracies of the image runs: last and validation-selected parameters."""
-    rows = []
+    rows, hardware = [], dict[str, None]()
     for name, (text, published) in IMAGES.items():
         if not (results_io.RESULTS / f"{name}.json").exists():
             continue
@@ -246,9 +247,20 @@ def images() -> str:
         ]
         iterations = f"{run['meta_step']:,} of {config['meta_batch_size']} tasks"
         minutes = f"{run['train_seconds'] / 60:.0f} min"
-        rows.append([text, *accuracies, published, iterations, f"{run['num_episodes']:,}", minutes])
-    head = ["row", "accuracy, last", "selected by validation", "published (60,000 iterations)"]
-    return _markdown([*head, "meta-steps", "test episodes", "training"], rows)
+        differs = ["cosine outer rate"] if config["outer"]["schedule"] == "cosine" else []
+        differs += ["Xavier's last layer"] if _xavier_head(config) else []
+        differs += ["fewer meta-steps"] if config["num_meta_steps"] < 60_000 else []
+        cells = [*accuracies, published, "; ".join(differs), iterations]
+        rows.append([text, *cells, f"{run['num_episodes']:,}", minutes])
+        hardware[record["hardware"]] = None
+    head = ["row", "accuracy, last", "selected by validation", "published"]
+    head += ["differs from the published recipe in", "meta-steps", "test episodes", "training"]
+    return f"{_markdown(head, rows)}\n\n{'; '.join(hardware)}."
+
+
+def _xavier_head(config: dict[str, Any]) -> bool:
+    model = config["model"]
+    return bool(model["name"] == "conv4" and model.get("head_init") == "xavier")
 
 
 def benchmark_convolution() -> str:

@@ -18,11 +18,8 @@ from maml_jax.config import (
 )
 from maml_jax.errors import UsageError
 
-CARDS = [
-    path
-    for path in pathlib.Path(__file__).parent.parent.glob("configs/*.py")
-    if path.stem[0] != "_"
-]
+CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
+CARDS = [path for path in CONFIGS.glob("*.py") if path.stem[0] != "_"]
 
 BAD = [
     ("algorithm", "mamml", "maml"),
@@ -139,6 +136,16 @@ def test_reference_changes_only_what_it_names() -> None:
         "algorithm: maml -> pretrained",
         "task.oracle: False -> True",
     ]
+
+
+def test_a_row_alone_is_the_published_setting() -> None:
+    get_config = runpy.run_path(str(CONFIGS / "omniglot.py"))["get_config"]
+    assert get_config("20way_1shot").to_dict() == get_config("20way_1shot_paper").to_dict()
+    get_config = runpy.run_path(str(CONFIGS / "cifar_fs.py"))["get_config"]
+    changed = differences(
+        get_config("5way_1shot_cpu").to_dict(), get_config("5way_1shot").to_dict()
+    )
+    assert changed == ["num_meta_steps: 60000 -> 18000", "outer.schedule: auto -> cosine"]
 
 
 @pytest.mark.parametrize("card", CARDS, ids=lambda path: path.stem)

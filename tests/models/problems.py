@@ -47,7 +47,7 @@ def meta_loss(loss_fn, init, episode, kind, num_steps, at_step=None):
     return loss_fn(see(adapted, num_steps), episode.query, key)[0]
 
 
-def compiled(fn, *arguments):
+def compiled(fn, *arguments, level=0):
     """fn(*arguments) under jit; the compiler's last optimisations cost more time than they save."""
     lowered = jax.jit(fn).lower(*arguments)
-    return lowered.compile({"xla_backend_optimization_level": 0})(*arguments)
+    return lowered.compile({"xla_backend_optimization_level": level})(*arguments)

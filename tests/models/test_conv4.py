@@ -53,12 +53,14 @@ def test_meta_gradient_equals_plain_lax_in_reverse(normalization, max_pool):
         chex.assert_trees_all_close(exact, reference, rtol=1e-6, atol=1e-9 * largest)
 
 
-def test_meta_gradient_equals_finite_differences():
+# Full optimisation, as in a run, fuses and rounds otherwise.
+@pytest.mark.parametrize("level", [0, pytest.param(3, marks=pytest.mark.slow)])
+def test_meta_gradient_equals_finite_differences(level):
     with jax.enable_x64(True):
         loss, init = meta_problem("batch", True, 1, block_patches=0)
         rng = np.random.default_rng(2)
         direction = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape)), init)
-        gradient = problems.compiled(jax.grad(loss("exact")), init)
+        gradient = problems.compiled(jax.grad(loss("exact")), init, level=level)
         along = sum(
             jnp.vdot(a, b)
             for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True)

@@ -1,20 +1,25 @@
-"""ResNet-12 at reduced width and, for the time to compile, two of its four blocks."""
+"""ResNet-12 at reduced width; but for the slow test, two of its four blocks on small images."""
 
 import chex
 import jax
 import jax.numpy as jnp
+import pytest
 
 from maml_jax.models.losses import classification_loss
 from maml_jax.models.resnet12 import ResNet12
 from tests.models import problems
 
 
-def test_meta_gradient_equals_plain_lax_in_reverse():
+@pytest.mark.parametrize(
+    ("size", "channels", "ways", "widths"),
+    [(8, 2, 2, (2, 3)), pytest.param(84, 3, 5, (2, 3, 2, 3), marks=pytest.mark.slow)],
+)
+def test_meta_gradient_equals_plain_lax_in_reverse(size, channels, ways, widths):
     with jax.enable_x64(True):
-        episode = problems.episode(8, 2, query_shots=1)
+        episode = problems.episode(size, channels, ways, query_shots=1)
 
         def gradient(kind, convolution, block_patches):
-            model = ResNet12(2, (2, 3), convolution=convolution, block_patches=block_patches)
+            model = ResNet12(ways, widths, convolution=convolution, block_patches=block_patches)
             init = problems.random_params(model, episode.support.inputs)
             loss_fn = classification_loss(model)
             return problems.compiled(
