@@ -342,11 +342,6 @@ def _check_halting(values: dict[str, Any]) -> None:
             f"inner.learn_optimizer={learned!r} has nothing to learn of "
             f"inner.optimizer={optimizer!r}; use 'none'"
         )
-    if gate != "none" and not INNER_OPTIMIZERS[optimizer].halts:
-        raise UsageError(
-            f"inner.optimizer={optimizer!r} mixes halted coordinates into the others' direction; "
-            "with learned lengths use another, such as 'anderson'"
-        )
     if META_GRADIENTS[flow].only_init and (
         values["outer.objective"] == "multi_step" or values["inner.first_order_until"]
     ):

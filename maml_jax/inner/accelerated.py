@@ -2,8 +2,9 @@
 
 Each `scale_by_*` maps gradients g_k to a direction u_k, for θ_{k+1} = θ_k − α u_k. They are
 ordinary optax transforms: pure, differentiable with respect to gradients and hyper-parameters, and
-free of Python state; `optax.chain(scale_by_ogm(10), optax.scale(-0.1))` is an optimizer. Those that
-find a step size of their own run with α = 1.
+free of Python state. Beside each is an alias with a learning rate, an optimizer: `ogm(0.1, 10)` is
+`optax.chain(scale_by_ogm(10), optax.scale(-0.1))`. Those that find a step size of their own run
+with α = 1.
 
 Hyper-parameters may be arrays under a trace; a momentum may be a scalar or a tree that broadcasts
 to the parameters. Extra arguments of `update`, all optional:
@@ -61,8 +62,15 @@ def _moving(tree: PyTree, gate: PyTree | None) -> PyTree:
     return jax.tree.map(lambda m, x: jnp.where(m > 0, x, jnp.zeros_like(x)), gate, tree)
 
 
-def _ratio(numerator: Array, denominator: Array, valid: Array, otherwise: Array | float) -> Array:
-    """numerator / denominator where valid; both branches have finite derivatives."""
+def _ratio(
+    numerator: Array, denominator: Array, otherwise: Array | float, valid: Array | bool = True
+) -> Array:
+    """numerator / denominator where valid; both branches have finite derivatives.
+
+    A denominator whose square underflows would make the derivative −n/d² infinite.
+    """
+    smallest = float(jnp.finfo(denominator.dtype).tiny) ** 0.4
+    valid = valid & (jnp.abs(denominator) > smallest)
     return jnp.where(valid, numerator / jnp.where(valid, denominator, 1.0), otherwise)
 
 
@@ -444,8 +452,7 @@ def scale_by_barzilai_borwein(
             numerator, denominator = _dot(moved, moved), product
         else:
             numerator, denominator = product, _dot(change, change)
-        valid = (product > 0) & (denominator > 0) & (state.taken > 0)
-        step = _ratio(numerator, denominator, valid, state.step)
+        step = _ratio(numerator, denominator, state.step, (product > 0) & (state.taken > 0))
         step = jnp.clip(step, smallest_step, largest_step).astype(state.step.dtype)
         return _times(step, updates), PreviousState(params, updates, step, state.taken + 1)
 
@@ -498,7 +505,7 @@ def scale_by_conjugate_gradient(kind: str = "pr") -> optax.GradientTransformatio
             denominator = _dot(before, before)
         else:
             numerator, denominator = -numerator, _dot(last, change)
-        beta = _ratio(numerator, denominator, denominator != 0, 0.0)
+        beta = _ratio(numerator, denominator, 0.0)
         beta = jnp.where(beta > 0, beta, 0.0)
         direction = _add(updates, _times(beta, state.direction))
         descends = _dot(gradient, _moving(direction, gate)) > 0
@@ -519,7 +526,7 @@ class AndersonState(NamedTuple):
 
 
 def scale_by_anderson(
-    step: Array | float, window: int = 5, *, regularization: float = 1e-8
+    step: Array | float, window: int = 5, *, regularization: float = 1e-4
 ) -> optax.GradientTransformationExtraArgs:
     """Anderson mixing (type II) of gradient steps of size η; run with α = 1.
 
@@ -530,7 +537,8 @@ def scale_by_anderson(
     Args:
       step: η; may be learned.
       window: m ≥ 1.
-      regularization: r, relative to the mean square of ΔG's columns.
+      regularization: r, relative to the mean square of ΔG's columns. Meta-gradients in float32 need
+        about 1e-4: ΔG's columns become parallel, and the derivative of the solution explodes.
 
     Raises:
       ValueError: window is below 1, or an update without params.
@@ -599,6 +607,8 @@ def _modes(shape: tuple[int, ...]) -> tuple[int, ...]:
 def scale_by_curvature(matrices: PyTree) -> optax.GradientTransformationExtraArgs:
     """Meta-Curvature: u = g ×_1 M_1 ×_2 … ×_r M_r, a learned matrix for every axis of a tensor.
 
+    The products are over the coordinates that move.
+
     Args:
       matrices: see `curvature_matrices`.
 
@@ -612,8 +622,90 @@ def scale_by_curvature(matrices: PyTree) -> optax.GradientTransformationExtraArg
             result = jnp.moveaxis(jnp.tensordot(matrix, result, (1, axis)), 0, axis)
         return result.reshape(gradient.shape).astype(gradient.dtype)
 
-    def update(updates: PyTree, params: Params | None = None) -> PyTree:
-        del params
-        return jax.tree.map(product, updates, matrices)
+    def update(
+        updates: PyTree,
+        state: optax.EmptyState,
+        params: Params | None = None,
+        *,
+        gate: PyTree | None = None,
+        **extra: Any,
+    ) -> tuple[PyTree, optax.EmptyState]:
+        del params, extra
+        return jax.tree.map(product, _moving(updates, gate), matrices), state
 
-    return optax.with_extra_args_support(optax.stateless(update))
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+def _optimizer(
+    direction: optax.GradientTransformation, learning_rate: optax.ScalarOrSchedule = 1.0
+) -> optax.GradientTransformationExtraArgs:
+    chain = optax.chain(direction, optax.scale_by_learning_rate(learning_rate))
+    return optax.with_extra_args_support(chain)
+
+
+def heavy_ball(
+    learning_rate: optax.ScalarOrSchedule, momentum: Coefficient
+) -> optax.GradientTransformationExtraArgs:
+    """`scale_by_heavy_ball` with a learning rate."""
+    return _optimizer(scale_by_heavy_ball(momentum), learning_rate)
+
+
+def nesterov(
+    learning_rate: optax.ScalarOrSchedule, momentum: Coefficient
+) -> optax.GradientTransformationExtraArgs:
+    """`scale_by_nesterov` with a learning rate."""
+    return _optimizer(scale_by_nesterov(momentum), learning_rate)
+
+
+def nesterov_strongly_convex(
+    learning_rate: optax.ScalarOrSchedule, inverse_condition: Coefficient
+) -> optax.GradientTransformationExtraArgs:
+    """`scale_by_nesterov_strongly_convex` with a learning rate."""
+    return _optimizer(scale_by_nesterov_strongly_convex(inverse_condition), learning_rate)
+
+
+def nesterov_sequence(
+    learning_rate: optax.ScalarOrSchedule,
+) -> optax.GradientTransformationExtraArgs:
+    """`scale_by_nesterov_sequence` with a learning rate."""
+    return _optimizer(scale_by_nesterov_sequence(), learning_rate)
+
+
+def ogm(
+    learning_rate: optax.ScalarOrSchedule, num_steps: int
+) -> optax.GradientTransformationExtraArgs:
+    """`scale_by_ogm` with a learning rate."""
+    return _optimizer(scale_by_ogm(num_steps), learning_rate)
+
+
+def chebyshev_steps(
+    smallest: Array | float, largest: Array | float, num_steps: int
+) -> optax.GradientTransformationExtraArgs:
+    """`scale_by_chebyshev_steps` as an optimizer."""
+    return _optimizer(scale_by_chebyshev_steps(smallest, largest, num_steps))
+
+
+def chebyshev(
+    smallest: Array | float, largest: Array | float
+) -> optax.GradientTransformationExtraArgs:
+    """`scale_by_chebyshev` as an optimizer."""
+    return _optimizer(scale_by_chebyshev(smallest, largest))
+
+
+def barzilai_borwein(
+    initial_step: Array | float, kind: str = "long"
+) -> optax.GradientTransformationExtraArgs:
+    """`scale_by_barzilai_borwein` as an optimizer."""
+    return _optimizer(scale_by_barzilai_borwein(initial_step, kind))
+
+
+def conjugate_gradient(
+    learning_rate: optax.ScalarOrSchedule, kind: str = "pr"
+) -> optax.GradientTransformationExtraArgs:
+    """`scale_by_conjugate_gradient` with a learning rate."""
+    return _optimizer(scale_by_conjugate_gradient(kind), learning_rate)
+
+
+def anderson(step: Array | float, window: int = 5) -> optax.GradientTransformationExtraArgs:
+    """`scale_by_anderson` as an optimizer."""
+    return _optimizer(scale_by_anderson(step, window))

@@ -26,12 +26,12 @@ def sgd(hyper_params: PyTree = ()) -> optax.GradientTransformation:
 
 def heavy_ball(hyper_params: PyTree) -> optax.GradientTransformation:
     """Polyak's momentum m ← g + μ m, with μ = hyper_params["momentum"]."""
-    return optax.trace(hyper_params["momentum"])
+    return accelerated.scale_by_heavy_ball(hyper_params["momentum"])
 
 
 def nesterov(hyper_params: PyTree) -> optax.GradientTransformation:
     """Nesterov's momentum with constant μ: direction g + μ m, μ = hyper_params["momentum"]."""
-    return optax.trace(hyper_params["momentum"], nesterov=True)
+    return accelerated.scale_by_nesterov(hyper_params["momentum"])
 
 
 def adam(hyper_params: PyTree = ()) -> optax.GradientTransformation:
@@ -62,7 +62,6 @@ class InnerOptimizer(NamedTuple):
     make: Callable[[dict[str, Any], int], optax.GradientTransformation]  # (values, T) -> transform
     hyper: tuple[str, ...] = ()  # names in CONSTRAINTS
     own_step: bool = False  # finds its step size: α starts at 1, and `step` at the learning rate
-    halts: bool = True  # halted coordinates do not change the others' direction
 
 
 class Constraint(NamedTuple):
@@ -86,13 +85,9 @@ def _spectrum(values: dict[str, Any]) -> tuple[Any, Any]:
 
 
 INNER_OPTIMIZERS = {
-    "sgd": InnerOptimizer(lambda values, steps: optax.identity()),
-    "heavy_ball": InnerOptimizer(
-        lambda values, steps: accelerated.scale_by_heavy_ball(values["momentum"]), ("momentum",)
-    ),
-    "nesterov": InnerOptimizer(
-        lambda values, steps: accelerated.scale_by_nesterov(values["momentum"]), ("momentum",)
-    ),
+    "sgd": InnerOptimizer(lambda values, steps: sgd()),
+    "heavy_ball": InnerOptimizer(lambda values, steps: heavy_ball(values), ("momentum",)),
+    "nesterov": InnerOptimizer(lambda values, steps: nesterov(values), ("momentum",)),
     "nesterov_sequence": InnerOptimizer(
         lambda values, steps: accelerated.scale_by_nesterov_sequence()
     ),
@@ -148,16 +143,18 @@ INNER_OPTIMIZERS = {
         lambda values, steps: accelerated.scale_by_curvature(values["matrices"]), ("matrices",)
     ),
     # optax's, with arguments that keep meta-gradients finite where an inner gradient is exactly 0.
-    "adam": InnerOptimizer(lambda values, steps: optax.scale_by_adam(eps_root=1e-8)),
+    "adam": InnerOptimizer(lambda values, steps: adam()),
     "rmsprop": InnerOptimizer(lambda values, steps: optax.scale_by_rms(eps=1e-6)),
     "adagrad": InnerOptimizer(lambda values, steps: optax.scale_by_rss()),
     "lion": InnerOptimizer(lambda values, steps: optax.scale_by_lion()),
-    "lbfgs": InnerOptimizer(lambda values, steps: optax.scale_by_lbfgs(), halts=False),
 }
 UNSAFE = dict.fromkeys(
     ("nadam", "amsgrad", "radam", "lamb", "muon"),
     "its meta-gradients are NaN as soon as one inner gradient is exactly 0, as behind a dead ReLU",
-)
+) | {
+    "lbfgs": "its meta-gradients are NaN where all inner gradients are 0, and halted coordinates "
+    "change the others' direction; 'anderson' is the quasi-Newton method here"
+}
 
 
 def initial_hyper_params(

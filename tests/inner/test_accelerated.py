@@ -13,6 +13,7 @@ import pytest
 
 from maml_jax import MetaParams, adapt
 from maml_jax.inner import accelerated as acc
+from maml_jax.inner.optimizers import INNER_OPTIMIZERS
 from maml_jax.types import Array
 from tests.inner.problems import (
     assert_bits_equal,
@@ -26,6 +27,18 @@ from tests.inner.problems import (
 )
 
 KEY = jax.random.key(0)
+
+
+def scale_by_full_curvature(scale: Array) -> optax.GradientTransformationExtraArgs:
+    """Meta-Curvature with matrices I + scale everywhere, for parameters of any shape."""
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+        matrices = jax.tree.map(lambda eye: eye + scale, acc.curvature_matrices(updates))
+        return acc.scale_by_curvature(matrices).update(updates, state, params, **extra)
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
 STEPS = 10
 # name -> (hyper-parameters, (hyper-parameters, T) -> transform, α)
 METHODS: dict[str, tuple[Any, Callable[[Any, int], Any], float]] = {
@@ -58,10 +71,23 @@ METHODS: dict[str, tuple[Any, Callable[[Any, int], Any], float]] = {
     ),
     "conjugate_gradient_pr": ((), lambda h, steps: acc.scale_by_conjugate_gradient("pr"), 0.05),
     "conjugate_gradient_hs": ((), lambda h, steps: acc.scale_by_conjugate_gradient("hs"), 0.05),
-    "anderson": (0.05, lambda h, steps: acc.scale_by_anderson(h, 3, regularization=1e-3), 1.0),
+    "anderson": (0.05, lambda h, steps: acc.scale_by_anderson(h, 3), 1.0),
+    "curvature": (0.2, lambda h, steps: scale_by_full_curvature(h), 0.05),
+    **{
+        name: (
+            (),
+            lambda h, steps, row=INNER_OPTIMIZERS[name]: optax.with_extra_args_support(
+                row.make({}, steps)
+            ),
+            0.005,
+        )
+        for name in ("adam", "rmsprop", "adagrad", "lion")
+    },
 }
 OVER_COORDINATES = [
-    name for name in METHODS if name.startswith(("restart", "barzilai", "conjugate", "anderson"))
+    name
+    for name in METHODS
+    if name.startswith(("restart", "barzilai", "conjugate", "anderson", "curvature"))
 ]
 CONDITIONS = (10.0, 100.0, 10_000.0)
 
@@ -421,6 +447,85 @@ def test_coordinates_halted_from_the_start_are_as_good_as_absent(name: str) -> N
     beside = run({"a": a, "b": jnp.ones(3)}, {"a": jnp.ones(2), "b": jnp.zeros(3)})
     assert_close(beside, alone, rtol=1e-6)
     chex.assert_tree_all_finite(alone)
+
+
+def test_anderson_meta_gradients_do_not_depend_on_the_precision() -> None:
+    curvature = np.logspace(-1, 0, 8)
+
+    def gradient() -> Any:
+        def loss_fn(params: Array, support: None, key: Array) -> tuple[Array, tuple[()]]:
+            return 0.5 * jnp.sum(curvature * (jnp.tanh(params) - 0.3) ** 2), ()
+
+        def loss(init: Array) -> Array:
+            meta_params = MetaParams(init, learning_rates=1.0, optimizer=jnp.asarray(0.5))
+            run = (acc.scale_by_anderson, meta_params, None, KEY)
+            return jnp.sum((adapt(loss_fn, *run, num_steps=20).params - 1.0) ** 2)
+
+        return jax.grad(loss)(jnp.asarray(np.linspace(-1.0, 1.0, 8), float))
+
+    single = gradient()
+    with jax.enable_x64(True):
+        double = gradient()
+    single, double = np.asarray(single), np.asarray(double)
+    assert single.dtype != double.dtype
+    np.testing.assert_allclose(single, double, atol=0.05 * np.abs(double).max())
+
+
+@pytest.mark.parametrize("distance", [1e-11, 1e-9, 1e-7])
+@pytest.mark.parametrize("name", OVER_COORDINATES)
+def test_meta_gradients_stay_finite_close_to_the_optimum(name: str, distance: float) -> None:
+    hyper, make, alpha = METHODS[name]
+
+    def loss(meta_params: MetaParams) -> Array:
+        def loss_fn(params: Array, support: None, key: Array) -> tuple[Array, tuple[()]]:
+            return 0.5 * jnp.sum(jnp.array([1.0, 3.0]) * params**2), ()
+
+        run = (lambda hyper: make(hyper, 4), meta_params, None, KEY)
+        return jnp.sum((adapt(loss_fn, *run, num_steps=4).params - 1.0) ** 2)
+
+    start = distance * jnp.array([1.0, -0.5])
+    meta_params = MetaParams(start, learning_rates=strong(alpha), optimizer=strong(hyper))
+    chex.assert_tree_all_finite(jax.grad(loss)(meta_params))
+
+
+ALIASES = {
+    "heavy_ball": (acc.heavy_ball(0.1, 0.6), acc.scale_by_heavy_ball(0.6), 0.1),
+    "nesterov": (acc.nesterov(0.1, 0.6), acc.scale_by_nesterov(0.6), 0.1),
+    "nesterov_strongly_convex": (
+        acc.nesterov_strongly_convex(0.1, 0.2),
+        acc.scale_by_nesterov_strongly_convex(0.2),
+        0.1,
+    ),
+    "nesterov_sequence": (acc.nesterov_sequence(0.1), acc.scale_by_nesterov_sequence(), 0.1),
+    "ogm": (acc.ogm(0.1, 3), acc.scale_by_ogm(3), 0.1),
+    "chebyshev_steps": (
+        acc.chebyshev_steps(1.0, 3.0, 3),
+        acc.scale_by_chebyshev_steps(1.0, 3.0, 3),
+        1.0,
+    ),
+    "chebyshev": (acc.chebyshev(1.0, 3.0), acc.scale_by_chebyshev(1.0, 3.0), 1.0),
+    "barzilai_borwein": (acc.barzilai_borwein(0.1), acc.scale_by_barzilai_borwein(0.1), 1.0),
+    "conjugate_gradient": (
+        acc.conjugate_gradient(0.1, "hs"),
+        acc.scale_by_conjugate_gradient("hs"),
+        0.1,
+    ),
+    "anderson": (acc.anderson(0.1, 2), acc.scale_by_anderson(0.1, 2), 1.0),
+}
+
+
+@pytest.mark.parametrize("name", ALIASES)
+def test_an_alias_is_its_transform_with_a_step(name: str) -> None:
+    optimizer, direction, alpha = ALIASES[name]
+    params = expected = jnp.array([1.0, -0.5])
+    state, direction_state = optimizer.init(params), direction.init(params)
+    for _ in range(3):
+        updates, state = optimizer.update(jnp.array([1.0, 3.0]) * params, state, params)
+        u, direction_state = direction.update(
+            jnp.array([1.0, 3.0]) * expected, direction_state, expected
+        )
+        params, expected = optax.apply_updates(params, updates), expected - alpha * u
+        assert_close(params, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
