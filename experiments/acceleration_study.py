@@ -2,12 +2,12 @@
 
 python -m experiments.acceleration_study --task=sinusoid --workdir=runs/acceleration_sinusoid
 
-Same cost of K, same initial length and K_max in all arms; every arm gets the same number of trials
-on separate validation tasks. Gradient descent is also given learned rates per tensor: only a gain
-over the best of the two counts as acceleration. --k_max=40 repeats it at twice the length. Resumes
-where it was stopped; keeps its result in experiments/results/acceleration_TASK_KMAX.json. With
---arms it trains these alone, so that several processes can share a workdir, and keeps no result
-unless --keep.
+Same cost of a step, same initial length and K_max in all arms; every arm gets the same number of
+trials on separate validation tasks. Gradient descent is also given learned rates per tensor: only
+a gain over the best of the two counts as acceleration. --k_max=40 repeats it at twice the length,
+in a workdir of its own. Resumes where it was stopped; keeps its result in
+experiments/results/acceleration_TASK_KMAX.json. With --arms it trains these alone, so that several
+processes can share a workdir, and keeps no result unless --keep.
 """
 
 from typing import Any
@@ -18,6 +18,7 @@ from absl import flags
 from experiments import cli, studies, study_cli
 from experiments.studies import Arm
 from maml_jax.errors import UsageError
+from maml_jax.inner.optimizers import INNER_OPTIMIZERS
 
 flags.adopt_module_key_flags(study_cli)
 _K_MAX = flags.DEFINE_integer("k_max", None, "largest length; 20 for sinusoid, 10 for omniglot")
@@ -25,23 +26,18 @@ _K_MAX = flags.DEFINE_integer("k_max", None, "largest length; 20 for sinusoid, 1
 ARMS: dict[str, dict[str, Any]] = {
     "gd": {},
     "gd_rates": {"inner.rates": "tensor"},
-    "heavy_ball": {"inner.optimizer": "heavy_ball", "inner.momentum": 0.8},
-    "nesterov": {"inner.optimizer": "nesterov", "inner.momentum": 0.8},
-    "nesterov_sequence": {"inner.optimizer": "nesterov_sequence"},
-    "nesterov_restart": {"inner.optimizer": "nesterov_restart"},
-    "ogm": {"inner.optimizer": "ogm"},
-    "chebyshev": {"inner.optimizer": "chebyshev"},
-    "barzilai_borwein": {"inner.optimizer": "barzilai_borwein"},
-    "conjugate_gradient": {"inner.optimizer": "conjugate_gradient"},
-    "anderson": {"inner.optimizer": "anderson"},
-    "learned_momentum": {
-        "inner.optimizer": "heavy_ball",
-        "inner.momentum": 0.8,
-        "inner.learn_optimizer": "tensor",
-        "inner.rates": "tensor",
+    **{name: {"inner.optimizer": name} for name in INNER_OPTIMIZERS if name != "sgd"},
+    "meta_curvature": {"inner.optimizer": "meta_curvature", "inner.learn_optimizer": "global"},
+    **{
+        f"learned_momentum_{granularity}": {
+            "inner.optimizer": "heavy_ball",
+            "inner.learn_optimizer": granularity,
+            "inner.rates": granularity,
+        }
+        for granularity in ("tensor", "parameter")
     },
-    "adam": {"inner.optimizer": "adam"},
 }
+COST_OF_A_STEP = 0.001  # of the mean length; 0.02 of mean length / K_max at K_max = 20
 
 
 def shared_settings(k_max: int) -> dict[str, Any]:
@@ -52,7 +48,8 @@ def shared_settings(k_max: int) -> dict[str, Any]:
         "eval.num_steps": k_max,
         "halting.gate": "straight_through",
         "halting.initial_length": 5.0,
-        "halting.cost_weight": 0.02,
+        "halting.cost_weight": COST_OF_A_STEP * k_max,
+        "inner.momentum": 0.8,
     }
 
 

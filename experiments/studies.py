@@ -196,6 +196,18 @@ def _compare(
     return {"mean": float(values.mean()), "difference": difference, "half_width": half_width}
 
 
+def _shorter(
+    runs: Sequence[Mapping[str, Any]], baseline: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The paired difference of the lengths' 99th percentile, where both sides learn lengths."""
+    if not all("lengths" in run for run in (*runs, *baseline)):
+        return {}
+    p99, reference = (
+        np.array([run["lengths"]["length/p99"] for run in side]) for side in (runs, baseline)
+    )
+    return {"p99_difference": paired_interval(p99, reference)}
+
+
 def summarise(record: dict[str, Any], measure: str, reference: str) -> list[dict[str, Any]]:
     """One row an arm: measures, compute, lengths, and the difference to the reference arm.
 
@@ -218,7 +230,9 @@ def summarise(record: dict[str, Any], measure: str, reference: str) -> list[dict
                     for key in ("mean", "p90", "p99", "max", "share_at_0", "share_at_most")
                     if lengths
                 },
+                **_shorter(runs, baseline),
                 "nonfinite": sum(run["nonfinite_episodes"] for run in runs),
+                "nonfinite_training": sum(run.get("nonfinite_tasks", 0) for run in runs),
                 "choice": result["choice"],
             }
         )

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from absl import app
 
-from experiments import results_io
-from experiments.studies import counts_of
+from experiments import results_io, studies
 from maml_jax.algorithms import ALGORITHMS
 
 README = pathlib.Path(__file__).parent.parent / "README.md"
@@ -157,17 +156,45 @@ def known_lengths() -> str:
             f"{run['cost']:g}",
             f"{100 * run['share_within_1']:.1f}%",
             f"{run['mean_error']:.2f}",
+            f"{100 * run['largest_relative_gap']:.1f}%",
             f"{run['mean_length']:.2f} ({run['best_mean_length']:.2f})",
         ]
         for run in record["runs"]
     ]
     head = ["gate", "first length", "cost", "within 1 step of the best K", "mean error"]
-    return _markdown([*head, "mean K (best)"], rows)
+    return _markdown([*head, "largest gap of a loss", "mean K (best)"], rows)
 
 
-def _verdict(difference: float, half_width: float, larger_is_better: bool) -> str:
-    better = difference if larger_is_better else -difference
-    return "wins" if better > half_width else "loses" if better < -half_width else "even"
+def _against(difference: float, half_width: float, accuracy: bool) -> str:
+    """A paired difference with its interval, and who wins; an accuracy in %."""
+    better = difference if accuracy else -difference
+    verdict = "wins" if better > half_width else "loses" if better < -half_width else "even"
+    if accuracy:
+        return f"{100 * difference:+.2f} ± {100 * half_width:.2f} {verdict}"
+    form = "+.3f" if abs(difference) < 1e4 else "+.0e"
+    return f"{difference:{form}} ± {half_width:{form[1:]}} {verdict}"
+
+
+def _value(value: float, accuracy: bool) -> str:
+    return f"{100 * value:.2f}" if accuracy else f"{value:.3f}" if value < 1e4 else f"{value:.0e}"
+
+
+def _compute_cell(runs: list[dict[str, Any]], reference: float) -> str:
+    """Mean C over seeds; in brackets relative to the reference, with the range over seeds."""
+    compute = studies.last(runs, "inner_compute")
+    relative = compute / reference
+    span = f"; {relative.min():.2f} to {relative.max():.2f}" if np.ptp(compute) else ""
+    return f"{compute.mean() / 1e6:.4g} ({relative.mean():.2f}{span})"
+
+
+def _length_cells(row: dict[str, Any], k_max: int) -> list[str]:
+    if "mean" not in row:
+        return [str(k_max), str(k_max), "", "", "", ""]
+    p99 = f"{row['p99']:.2f}"
+    if any(row.get("p99_difference", ())):
+        p99 += " ({:+.2f} ± {:.2f})".format(*row["p99_difference"])
+    shown = [f"{row['mean']:.2f}", f"{row['p90']:.2f}", p99, f"{row['max']:.2f}"]
+    return [str(k_max), *shown, f"{row['share_at_most']:.1%}"]
 
 
 def study(name: str) -> str:
@@ -175,38 +202,45 @@ def study(name: str) -> str:
     record = results_io.read(name)
     reference, accuracy = record["reference"], record["measure"] == "accuracy"
     measures = {"accuracy": "accuracy, %"} if accuracy else {"loss": "MSE", "loss_median": "median"}
-    scale, digits = (100, 2) if accuracy else (1, 3)
     rows = {row["arm"]: row for row in record["rows"]}
-    first = next(iter(measures))
     body = []
-    for arm in sorted(rows, key=lambda arm: rows[arm][first]["mean"], reverse=accuracy):
+    for arm in sorted(rows, key=lambda arm: rows[arm][next(iter(measures))]["mean"]):
         row, cells = rows[arm], []
         for measure in measures:
-            mean, difference, half = (
-                scale * row[measure][key] for key in ("mean", "difference", "half_width")
-            )
-            cells.append(f"{mean:.{digits}f}" if mean < 1e4 else f"{mean:.0e}")
-            against = f"{difference:+.{digits}f} ± {half:.{digits}f}"
-            against = against if abs(difference) < 1e4 else f"{difference:+.0e} ± {half:.0e}"
-            verdict = _verdict(difference, half, accuracy)
-            cells.append("" if arm == reference else f"{against} {verdict}")
+            of = row[measure]
+            against = _against(of["difference"], of["half_width"], accuracy)
+            cells += [_value(of["mean"], accuracy), "" if arm == reference else against]
         settings = record["arms"][arm]["overrides"] | row["choice"]
         k_max = settings.get("inner.num_steps", record["config"]["inner"]["num_steps"])
-        compute = row["compute"] / rows[reference]["compute"]
-        learned = "mean" in row
-        cells += [f"{row['compute'] / 1e6:.4g} ({compute:.2f})", str(k_max)]
-        cells += [f"{row[key]:.2f}" if learned else "" for key in ("mean", "p90", "p99", "max")]
-        cells += [f"{row['share_at_most']:.1%}" if learned else "", str(row["nonfinite"])]
-        body.append([arm, *cells])
+        cells.append(_compute_cell(record["arms"][arm]["runs"], rows[reference]["compute"]))
+        dropped = f"{row['nonfinite']} / {row.get('nonfinite_training', '')}"
+        body.append([arm, *cells, *_length_cells(row, k_max), dropped])
     head = [cell for text in measures.values() for cell in (text, f"against `{reference}`")]
-    lengths = ["K_max", "mean K", "p90", "p99", "max", "at K_max"]
-    table = _markdown(["arm", *head, "C, MFLOP (relative)", *lengths, "not finite"], body)
+    lengths = ["K_max", "mean K", "p90", "p99", "max", "at K_max", "not finite, test / training"]
+    head = ["arm", *head, "C, MFLOP (relative; seeds)", *lengths]
     seeds = len(record["arms"][reference]["runs"])
     return (
-        f"{table}\n\n{seeds} seeds, {record['config']['num_meta_steps']:,} meta-steps; "
+        f"{_markdown(head, body[::-1] if accuracy else body)}\n\n{seeds} seeds, "
+        f"{record['config']['num_meta_steps']:,} meta-steps; "
         f"{record['hardware']}, {record['run_seconds'] / 60:.0f} minutes of training and testing; "
         f"`{record['command']}`."
     )
+
+
+def pairs(name: str) -> str:
+    """Adaptive K against each other arm of a kept halting study, paired by seed."""
+    record = results_io.read(name)
+    measure, arms = record["measure"], record["arms"]
+    learned = [arm for arm in arms if arm.startswith("adaptive_k")]
+    rows = []
+    for other in (arm for arm in arms if arm not in learned):
+        reference = studies.last(arms[other]["runs"], measure)
+        differences = [
+            studies.paired_interval(studies.last(arms[arm]["runs"], measure), reference)
+            for arm in learned
+        ]
+        rows.append([other, *(_against(*d, measure == "accuracy") for d in differences)])
+    return _markdown(["against", *learned], rows)
 
 
 def lengths_sinusoid() -> str:
@@ -214,7 +248,7 @@ def lengths_sinusoid() -> str:
     arms = results_io.read("halting_sinusoid")["arms"]
     rows = []
     for name in ("adaptive_k_free", "adaptive_k"):
-        for path, counts in counts_of(arms[name]).items():
+        for path, counts in studies.counts_of(arms[name]).items():
             shares = [f"{100 * counts[k] / counts.sum():.1f}%" for k in (0, -1)]
             mean = np.average(range(len(counts)), weights=counts)
             longest = int(np.flatnonzero(counts).max())
@@ -309,21 +343,25 @@ STUDIES = (
     "acceleration_omniglot_10",
     "acceleration_omniglot_20",
 )
-TABLES: dict[str, Callable[[], str]] = {name: partial(study, name) for name in STUDIES} | {
-    table.__name__: table
-    for table in (
-        sinusoid_paper,
-        sinusoid_seeds,
-        sinusoid_default,
-        benchmark_sinusoid,
-        benchmark_inner_steps,
-        algorithms,
-        known_lengths,
-        lengths_sinusoid,
-        images,
-        benchmark_convolution,
-        benchmark_resnet12,
-    )
+TABLES: dict[str, Callable[[], str]] = {
+    **{name: partial(study, name) for name in STUDIES},
+    **{f"{name}_pairs": partial(pairs, name) for name in STUDIES if name.startswith("halting")},
+    **{
+        table.__name__: table
+        for table in (
+            sinusoid_paper,
+            sinusoid_seeds,
+            sinusoid_default,
+            benchmark_sinusoid,
+            benchmark_inner_steps,
+            algorithms,
+            known_lengths,
+            lengths_sinusoid,
+            images,
+            benchmark_convolution,
+            benchmark_resnet12,
+        )
+    },
 }
 
 

@@ -334,6 +334,10 @@ def evaluate_run(workdir: pathlib.Path, overrides: dict[str, Any]) -> dict[str, 
     return _evaluate_both(experiment, state, workdir) | provenance.describe()
 
 
+def _total(workdir: pathlib.Path, name: str) -> float:
+    return sum(line.get(name, 0.0) for line in read_metrics(workdir))
+
+
 def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
     """Trains (or resumes) a run, evaluates it on held-out episodes, and so for its references.
 
@@ -355,7 +359,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[
     state = train(experiment, workdir)
     started = time.perf_counter()
     record = _evaluate_both(experiment, state, workdir) | {
-        "train_seconds": round(sum(line.get("seconds", 0) for line in read_metrics(workdir)), 1),
+        "train_seconds": round(_total(workdir, "seconds"), 1),
+        "nonfinite_tasks": round(_total(workdir, "nonfinite_tasks")),  # dropped in training
         "evaluate_seconds": round(time.perf_counter() - started, 1),
         **provenance.describe(),
     }
