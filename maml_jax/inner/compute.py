@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from maml_jax.inner.adapt import AdaptsFn, everything, merge_params, split_params
-from maml_jax.inner.groups import path_of, with_paths
+from maml_jax.inner.groups import with_paths
 from maml_jax.inner.halting import with_derivative_of
 from maml_jax.types import Array, LossFn, Params, PyTree
 
@@ -125,17 +124,11 @@ def step_costs(
     return StepCosts(forward, backward, own)
 
 
-def tensor_lengths(lengths: PyTree) -> dict[str, int]:
-    """Path -> steps that a tensor takes: those of its longest weight."""
-    flat = jax.tree_util.tree_flatten_with_path(lengths)[0]
-    return {path_of(key_path): int(np.max(np.asarray(leaf))) for key_path, leaf in flat}
-
-
 def inner_compute(lengths: dict[str, int], costs: StepCosts) -> float:
     """C of hard lengths, FLOPs for one task.
 
     Args:
-      lengths: path -> steps, see `tensor_lengths`.
+      lengths: path -> steps of the tensor's longest weight.
       costs: see `step_costs`.
     """
     longest = max(lengths.values(), default=0)

@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from maml_jax.inner.groups import Granularity, Grouped, expand, get_granularity, group
+from maml_jax.inner.groups import Grouped, expand, get_granularity, group
 from maml_jax.types import Array, Params, PyTree
 
 GateFn = Callable[[PyTree, Params, Array], PyTree]
@@ -278,8 +278,3 @@ class Halting:
     def bounds(self) -> tuple[float, float]:
         """Where the learned values are kept: [0, K] for lengths, anywhere for logits."""
         return (0.0, float(self.num_steps)) if self.kind.is_length else (-np.inf, np.inf)
-
-    @property
-    def groups(self) -> Granularity:
-        """How parameters are grouped."""
-        return get_granularity(self.granularity)

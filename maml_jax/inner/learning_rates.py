@@ -45,7 +45,6 @@ class Rates(NamedTuple):
 
     init: Callable[[Params, float, int], PyTree]  # (params that adapt, α, K) -> learned values
     rates: RateFn
-    paper: str = ""
 
 
 def _grouped(

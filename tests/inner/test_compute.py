@@ -17,7 +17,6 @@ from maml_jax.inner.compute import (
     inner_compute,
     largest,
     step_costs,
-    tensor_lengths,
 )
 from maml_jax.models.conv4 import Conv4
 from maml_jax.models.convolution import lax_convolution
@@ -193,11 +192,6 @@ BY_HAND = StepCosts(100.0, {"deep": 50.0, "middle": 20.0, "top": 0.0},
 )
 def test_inner_compute_by_hand(lengths, expected):
     assert inner_compute(lengths, BY_HAND) == expected
-
-
-def test_a_tensor_is_as_long_as_its_longest_weight():
-    lengths = {"layer": {"kernel": jnp.array([[0, 3], [1, 0]]), "bias": jnp.zeros(2, int)}}
-    assert tensor_lengths(lengths) == {"layer/kernel": 3, "layer/bias": 0}
 
 
 @pytest.mark.parametrize("name", NETWORKS)

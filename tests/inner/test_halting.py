@@ -125,6 +125,22 @@ def test_the_gradient_of_lengths_is_the_closed_form(gate: str) -> None:
 
 
 @pytest.mark.usefixtures("float64")
+def test_the_gradient_of_survival_logits_is_the_closed_form() -> None:
+    """∂m_k/∂ℓ_j = m_k (1 − σ(ℓ_j)) for j ≤ k, else 0; one logit a step and channel."""
+    halting, values = halting_of("survival"), learned_values("survival")
+    gates = halting.soft()
+    grads = jax.grad(lambda v: query_loss(halting, gates, v))(values)
+    by_gate = sensitivities(lambda k: gates(values, net_params(), jnp.int32(k)))
+    for name, layer in (("body/kernel", "body"), ("head/kernel", "head")):
+        on = sigmoid(np.asarray(values[name]))
+        alive = np.cumprod(on, axis=0)
+        summed = np.stack([np.asarray(by[layer]["kernel"]).sum(0, keepdims=True) for by in by_gate])
+        for j in range(STEPS):
+            assert_close(grads[name][j], (summed * alive)[j:].sum(0) * (1 - on[j]), rtol=1e-9)
+    assert_moves(grads)
+
+
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("gate", ["ramp", "sigmoid", "survival", "hard_concrete"])
 @pytest.mark.parametrize("noisy", [False, True])
 def test_the_gradient_of_lengths_equals_finite_differences(gate: str, noisy: bool) -> None:
