@@ -305,7 +305,7 @@ def _check_together(values: dict[str, Any]) -> None:
     if "oracle" in values["references"] and values["task.name"] != "sinusoid":
         raise UsageError(
             f"references={values['references']} has 'oracle', which the sinusoid alone has; "
-            "leave it out"
+            "leave it out, as --config.references='()' does"
         )
     algorithm = ALGORITHMS[values["algorithm"]]
     steps = algorithm.train_steps(values["inner.num_steps"])

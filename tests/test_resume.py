@@ -21,6 +21,7 @@ SINUSOID = {"num_meta_steps": 2_000, "checkpoint__every": 100}
 HOST_IMAGES = {
     "num_meta_steps": 300,
     "checkpoint__every": 20,
+    "references": (),
     "task__name": "images",
     "task__ways": 2,
     "task__shots": 1,
