@@ -380,8 +380,14 @@ def reference_config(config: ConfigDict, name: str) -> ConfigDict:
 
 
 def differences(new: dict[str, Any], old: dict[str, Any]) -> list[str]:
-    """Keys, free ones apart, whose values differ: "key: old -> new"."""
-    before, after = dict(flatten(old)), dict(flatten(new))
+    """Keys, free ones apart, whose values differ: "key: old -> new".
+
+    What an older config lacks has its default, as in JSON, which knows no tuples.
+    """
+    defaults = {
+        key: list(value) if isinstance(value, tuple) else value for key, value in flatten(_DEFAULTS)
+    }
+    before, after = defaults | dict(flatten(old)), dict(flatten(new))
     return [
         f"{key}: {before.get(key)} -> {after.get(key)}"
         for key in sorted(before.keys() | after.keys())

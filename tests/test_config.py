@@ -1,5 +1,6 @@
 """Config keys, types, values; cards."""
 
+import json
 import pathlib
 import re
 import runpy
@@ -128,6 +129,15 @@ def test_differences_leave_out_what_does_not_change_the_parameters() -> None:
     new.eval.num_steps = 3
     new.inner.num_steps = 7
     assert differences(new.to_dict(), old.to_dict()) == ["inner.num_steps: 1 -> 7"]
+
+
+def test_a_key_that_an_older_config_lacks_has_its_default() -> None:
+    new = json.loads(json.dumps(default_config().to_dict()))
+    old = json.loads(json.dumps(new))
+    del old["data"]["invert"], old["data"]["mean"]
+    assert differences(new, old) == []
+    new["data"]["invert"], new["data"]["mean"] = "yes", [0.5]
+    assert differences(new, old) == ["data.invert: auto -> yes", "data.mean: [] -> [0.5]"]
 
 
 def test_reference_changes_only_what_it_names() -> None:
