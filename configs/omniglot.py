@@ -41,7 +41,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 CPU_META_STEPS = {  # of the measured rows 8 to 40 minutes on 2 cores
     "5way_1shot": 20_000,
-    "5way_5shot": 4_000,
+    "5way_5shot": 6_000,
     "20way_1shot": 5_000,
     "20way_5shot": 1_000,
     "mlp_5way_1shot": 30_000,
