@@ -1,4 +1,4 @@
-"""Few-shot characters of the DejaVu fonts: images without a download, minutes on a CPU.
+"""Few-shot characters of the DejaVu fonts: images without a download, a minute on two cores.
 
 python -m experiments.train --config=configs/glyphs.py --workdir=runs/glyphs
 """
