@@ -4,10 +4,10 @@ python -m experiments.halting_study --task=sinusoid --workdir=runs/halting_sinus
 
 Adaptive K may take up to K_max steps, but a dual variable holds its inner compute at that of the
 other arms' few steps. Every arm is tuned over the same inner learning rates, crossed with two
-values of a knob of its own, on validation tasks of a seed of its own, and then trained with every
-seed. Resumes where it was stopped; keeps its result in experiments/results/halting_TASK.json. With
---arms it trains these alone, so that several processes can share a workdir, and keeps no result
-unless --keep.
+values of a knob of its own, on validation tasks of other seeds, and then trained with every seed.
+Resumes where it was stopped; keeps its result in experiments/results/halting_TASK.json. With --arms
+it trains these alone, so that several processes can share a workdir, and keeps no result unless
+--keep.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,5 @@
 """What the studies share: tune every arm alike, train it with every seed, compare in pairs."""
 
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ from experiments import results_io
 from maml_jax import provenance
 from maml_jax.errors import UsageError
 from maml_jax.metrics import read_metrics
-from maml_jax.training import open_workdir, train_and_evaluate
+from maml_jax.training import open_workdir, read_evaluation, train_and_evaluate
 
 FIRST_SEED = 101  # of the reported runs; those below are for looking around
 TUNING_SEED = 1_000  # and following, which no reported run has
@@ -96,10 +95,8 @@ def configure(study: Study, *overrides: Overrides) -> ConfigDict:
 def _record(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """The run's evaluation; a finished run is not evaluated again."""
     open_workdir(config, workdir)
-    path = workdir / "evaluation.json"
-    if path.exists():
-        record: dict[str, Any] = json.loads(path.read_text())
-        return record
+    if (workdir / "evaluation.json").exists():
+        return read_evaluation(workdir)
     try:
         return train_and_evaluate(config, workdir)
     finally:

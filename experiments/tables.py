@@ -213,7 +213,9 @@ def study(name: str) -> str:
         settings = record["arms"][arm]["overrides"] | row["choice"]
         k_max = settings.get("inner.num_steps", record["config"]["inner"]["num_steps"])
         cells.append(_compute_cell(record["arms"][arm]["runs"], rows[reference]["compute"]))
-        dropped = f"{row['nonfinite']} / {row.get('nonfinite_training', '')}"
+        dropped = " / ".join(
+            str(row[of]) for of in ("nonfinite", "nonfinite_training") if of in row
+        )
         body.append([arm, *cells, *_length_cells(row, k_max), dropped])
     head = [cell for text in measures.values() for cell in (text, f"against `{reference}`")]
     lengths = ["K_max", "mean K", "p90", "p99", "max", "at K_max", "not finite, test / training"]
