@@ -7,7 +7,8 @@ trials on separate validation tasks. Gradient descent is also given learned rate
 a gain over the best of the two counts as acceleration. --k_max=40 repeats it at twice the length,
 in a workdir of its own. Resumes where it was stopped; keeps its result in
 experiments/results/acceleration_TASK_KMAX.json. With --arms it trains these alone, so that several
-processes can share a workdir, and keeps no result unless --keep.
+processes can share a workdir, and keeps no result unless --keep; --extend adds them to the kept
+result, without the workdirs of the arms it has.
 """
 
 from typing import Any

@@ -7,7 +7,7 @@ other arms' few steps. Every arm is tuned over the same inner learning rates, cr
 values of a knob of its own, on validation tasks of other seeds, and then trained with every seed.
 Resumes where it was stopped; keeps its result in experiments/results/halting_TASK.json. With --arms
 it trains these alone, so that several processes can share a workdir, and keeps no result unless
---keep.
+--keep; --extend adds them to the kept result, without the workdirs of the arms it has.
 """
 
 from collections.abc import Sequence

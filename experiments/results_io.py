@@ -4,6 +4,8 @@ import json
 import pathlib
 from typing import Any
 
+from maml_jax.errors import UsageError
+
 RESULTS = pathlib.Path(__file__).parent / "results"
 
 
@@ -15,6 +17,14 @@ def write(name: str, record: dict[str, Any]) -> pathlib.Path:
 
 
 def read(name: str) -> dict[str, Any]:
-    """Reads results/NAME.json."""
-    record: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    """Reads results/NAME.json.
+
+    Raises:
+      UsageError: there is no such result.
+    """
+    path = RESULTS / f"{name}.json"
+    if not path.is_file():
+        kept = ", ".join(sorted(of.stem for of in RESULTS.glob("*.json")))
+        raise UsageError(f"result {name!r} does not exist; there are: {kept}")
+    record: dict[str, Any] = json.loads(path.read_text())
     return record

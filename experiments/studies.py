@@ -1,5 +1,6 @@
 """What the studies share: tune every arm alike, train it with every seed, compare in pairs."""
 
+import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -110,10 +111,13 @@ def validation_score(workdir: pathlib.Path) -> float:
     return score if np.isfinite(score) and not last["validation_nonfinite"] else -np.inf
 
 
+def _trials(study: Study, arm: str) -> list[Overrides]:
+    return [{**trial, **value} for trial in study.family.trials for value in study.arms[arm].knob]
+
+
 def tune(study: Study, arm: str, root: pathlib.Path) -> tuple[Overrides, list[dict[str, Any]]]:
     """The trial with the best validation score, mean over seeds, and all trials with theirs."""
-    overrides, knob = study.arms[arm]
-    trials = [{**trial, **value} for trial in study.family.trials for value in knob]
+    overrides, trials = study.arms[arm].overrides, _trials(study, arm)
     short = _lasting(study.family.tuning_steps) | {
         "eval.validation_every": study.family.tuning_steps,
         "eval.num_episodes": study.family.base.eval.chunk,  # tests take no part in tuning
@@ -149,8 +153,49 @@ def _run_arm(study: Study, arm: str, root: pathlib.Path) -> dict[str, Any]:
     return {"overrides": overrides, "trials": trials, "choice": choice, "runs": runs}
 
 
-def run(study: Study, root: pathlib.Path) -> dict[str, Any]:
+def _settings(family: Family) -> dict[str, Any]:
+    settings = {
+        "config": family.base.to_dict(),
+        "tuning_steps": family.tuning_steps,
+        "tuning_seeds": family.tuning_seeds,
+    }
+    return dict(json.loads(json.dumps(settings)))  # tuples as lists: as a result has them
+
+
+def kept_arms(study: Study, kept: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a kept record's arms that this study would tune and train alike.
+
+    Raises:
+      UsageError: the record has other settings or library versions.
+    """
+    now = _settings(study.family) | {"versions": provenance.describe()["versions"]}
+    for key, value in now.items():
+        if kept[key] != value:
+            raise UsageError(f"the kept result has another {key}; train all arms, without --extend")
+    seeds = list(range(FIRST_SEED, FIRST_SEED + study.seeds))
+
+    def alike(name: str) -> bool:
+        arm = kept["arms"].get(name, {"trials": []})
+        tuned = [
+            {key: value for key, value in trial.items() if key != "validation_score"}
+            for trial in arm["trials"]
+        ]
+        return (
+            tuned == _trials(study, name)
+            and arm["overrides"] == study.arms[name].overrides
+            and [run["seed"] for run in arm["runs"]] == seeds
+        )
+
+    return {name: kept["arms"][name] for name in study.arms if alike(name)}
+
+
+def run(study: Study, root: pathlib.Path, kept: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Tunes and trains every arm; what is finished in `root` is not done again.
+
+    Args:
+      study: the arms.
+      root: folder of their workdirs.
+      kept: arms already done elsewhere, as `kept_arms` gives them.
 
     Returns:
       The record of the study: per arm its trials, its choice and the evaluation of every seed.
@@ -161,14 +206,12 @@ def run(study: Study, root: pathlib.Path) -> dict[str, Any]:
     progress = tqdm(study.arms, desc="arms")
     for arm in progress:
         progress.set_postfix_str(arm)
-        arms[arm] = _run_arm(study, arm, root)
+        arms[arm] = (kept or {}).get(arm) or _run_arm(study, arm, root)
     seconds = [r["train_seconds"] + r["evaluate_seconds"] for a in arms.values() for r in a["runs"]]
     return {
         **provenance.describe(),
         "run_seconds": round(sum(seconds)),
-        "config": study.family.base.to_dict(),
-        "tuning_steps": study.family.tuning_steps,
-        "tuning_seeds": study.family.tuning_seeds,
+        **_settings(study.family),
         "arms": arms,
     }
 

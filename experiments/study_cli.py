@@ -6,13 +6,15 @@ from typing import Any
 
 from absl import flags
 
-from experiments import cli, studies
+from experiments import cli, results_io, studies
 from experiments.studies import Arm, Family
+from maml_jax import provenance
 
 WORKDIR = cli.define_workdir()
 TASK = flags.DEFINE_enum("task", "sinusoid", ["sinusoid", "omniglot"], "family of tasks")
 ARMS = flags.DEFINE_list("arms", None, "names of arms; all by default")
 KEEP = flags.DEFINE_bool("keep", None, "keep the result; by default where all arms were trained")
+EXTEND = flags.DEFINE_bool("extend", False, "add the arms to the kept result")
 SEEDS = flags.DEFINE_integer("seeds", None, "number of seeds; 5 for sinusoid, 3 for omniglot")
 STEPS = flags.DEFINE_integer("steps", None, "meta-steps of a run")
 
@@ -26,7 +28,13 @@ def run(
     name: str, family: Family, arms: Mapping[str, Arm], reference: Callable[[dict[str, Any]], str]
 ) -> None:
     """Runs the chosen arms and keeps the result as NAME, compared to the record's reference arm."""
-    study = studies.Study(family, studies.select(arms, ARMS.value), SEEDS.value or family.seeds)
-    record = studies.run(study, pathlib.Path(WORKDIR.value))
+    chosen = studies.select(arms, ARMS.value)
+    study = studies.Study(family, arms, SEEDS.value or family.seeds)
+    earlier = results_io.read(name) if EXTEND.value else {}
+    kept = studies.kept_arms(study, earlier) if earlier else {}
+    study = study._replace(arms={arm: arms[arm] for arm in arms if arm in chosen or arm in kept})
+    record = studies.run(study, pathlib.Path(WORKDIR.value), kept)
+    if earlier:
+        record["extends"] = {key: earlier[key] for key in provenance.KEYS} | {"arms": list(kept)}
     if KEEP.value or (KEEP.value is None and not ARMS.value):
         studies.keep(name, record, family.measure, reference(record))

@@ -15,6 +15,7 @@ from absl import app
 
 from experiments import results_io, studies
 from maml_jax.algorithms import ALGORITHMS
+from maml_jax.errors import UsageError
 
 README = pathlib.Path(__file__).parent.parent / "README.md"
 PUBLISHED = {"maml": (0.67, 0.38, 0.35), "pretrained": (2.41, 2.23, 2.19)}  # 5 points, 1/5/10 steps
@@ -373,7 +374,7 @@ def fill(text: str) -> str:
     def table(match: re.Match[str]) -> str:
         try:
             content = TABLES[match[1]]()
-        except FileNotFoundError:
+        except UsageError:
             content = "Not measured yet."
         return f"<!-- table: {match[1]} -->\n{content}\n<!-- end -->"
 

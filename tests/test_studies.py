@@ -54,7 +54,17 @@ def test_a_study_tunes_trains_compares_and_resumes(
 
     monkeypatch.setattr(results_io, "RESULTS", tmp_path)
     studies.keep("tiny", record, "loss", "maml")
-    rows = {row["arm"]: row for row in results_io.read("tiny")["rows"]}
+    kept = results_io.read("tiny")
+    assert (
+        studies.run(study, tmp_path / "empty", studies.kept_arms(study, kept))["arms"]
+        == (kept["arms"])
+    )
+    other = study._replace(arms={**study.arms, "maml": studies.Arm({"inner.momentum": 0.8})})
+    assert list(studies.kept_arms(other, kept)) == ["adaptive_k"]
+    assert not studies.kept_arms(study._replace(seeds=3), kept)
+    with pytest.raises(UsageError, match="the kept result has another tuning_steps"):
+        studies.kept_arms(study, {**kept, "tuning_steps": 11})
+    rows = {row["arm"]: row for row in kept["rows"]}
     assert rows["maml"]["loss"]["difference"] == rows["maml"]["loss"]["half_width"] == 0
     losses = [run["loss"][-1] for run in adaptive["runs"]]
     np.testing.assert_allclose(rows["adaptive_k"]["loss"]["mean"], np.mean(losses))
