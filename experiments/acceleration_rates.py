@@ -3,7 +3,8 @@
 python -m experiments.acceleration_rates
 
 Diagonal quadratics of condition κ = 10, 100 and 10,000 with both ends in the spectrum, every method
-at its textbook parameters, 10 √κ steps from x_0 = (1, …, 1). Keeps
+at its textbook parameters, 10 √κ steps from x_0 = (1, …, 1). For the methods that are made for a
+final T also what a coordinate loses that halts earlier. Keeps
 experiments/results/acceleration_rates.json and .png.
 """
 
@@ -25,6 +26,8 @@ from maml_jax.types import Array
 _STEPS = flags.DEFINE_float("steps", 10.0, "number of steps T over √condition", lower_bound=1.0)
 CONDITIONS = (10.0, 100.0, 10_000.0)
 COORDINATES = 50
+MADE_FOR_FINAL = ("OGM", "Chebyshev steps", "Chebyshev")  # the last is not: for comparison
+FINAL, HALTED = 20, (1, 5, 10, 15, 19, 20)  # T, and steps at which a coordinate halts
 BOUND = "lower bound, worst start"
 Method = tuple[optax.GradientTransformation, float]  # transform, α
 
@@ -60,8 +63,8 @@ def lower_bound(condition: float, num_steps: int) -> np.ndarray:
     return 1 / np.cosh(argument * np.arange(num_steps + 1))
 
 
-def errors(method: Method, eigenvalues: Array, num_steps: int) -> list[float]:
-    """‖x_k‖/‖x_0‖ for k = 0 … T from x_0 = (1, …, 1); conjugate gradients step exactly."""
+def trajectory(method: Method, eigenvalues: Array, num_steps: int) -> Array:
+    """[T+1, n]: x_0 = (1, …, 1), x_1 … x_T; conjugate gradients step exactly."""
     transform, alpha = optax.with_extra_args_support(method[0]), method[1]
 
     def step(carry: Any, _: None) -> tuple[Any, Array]:
@@ -74,11 +77,31 @@ def errors(method: Method, eigenvalues: Array, num_steps: int) -> list[float]:
             curvature = jnp.sum(eigenvalues * u**2)
             size = jnp.sum(gradient * u) / jnp.where(curvature > 0, curvature, 1.0)
         x = x - size * u
-        return (x, state), jnp.linalg.norm(x)
+        return (x, state), x
 
     start = jnp.ones_like(eigenvalues)
-    _, norms = jax.lax.scan(step, (start, transform.init(start)), length=num_steps)
-    return [1.0, *np.asarray(norms / jnp.linalg.norm(start)).tolist()]
+    _, iterates = jax.lax.scan(step, (start, transform.init(start)), length=num_steps)
+    return jnp.concatenate([start[None], iterates])
+
+
+def errors(method: Method, eigenvalues: Array, num_steps: int) -> list[float]:
+    """‖x_k‖/‖x_0‖ for k = 0 … T."""
+    norms = jnp.linalg.norm(trajectory(method, eigenvalues, num_steps), axis=1)
+    return np.asarray(norms / norms[0]).tolist()
+
+
+def halted_early(name: str, condition: float, eigenvalues: Array) -> list[tuple[float, float]]:
+    """Per step of HALTED: the worst coordinate's loss λx² if it halts there, in a call of T steps.
+
+    Beside it the same in a call that is made for that step. Coordinates of a diagonal quadratic do
+    not see each other, so that a halt is a prefix.
+    """
+
+    def worst(num_steps: int, halted: int) -> float:
+        x = trajectory(methods(condition, num_steps)[name], eigenvalues, halted)[-1]
+        return float(jnp.max(eigenvalues * x**2))
+
+    return [(worst(FINAL, halted), worst(halted, halted)) for halted in HALTED]
 
 
 def draw(errors: dict[str, dict[str, list[float]]]) -> Figure:
@@ -104,6 +127,7 @@ def draw(errors: dict[str, dict[str, list[float]]]) -> Figure:
 def main(_: list[str]) -> None:
     """Iterates every method in float64, draws and keeps."""
     curves: dict[str, dict[str, list[float]]] = {}
+    early: dict[str, dict[str, list[tuple[float, float]]]] = {}
     with jax.enable_x64(True):
         for condition in CONDITIONS:
             eigenvalues = jnp.logspace(-np.log10(condition), 0, COORDINATES)
@@ -114,6 +138,9 @@ def main(_: list[str]) -> None:
             }
             table[BOUND] = lower_bound(condition, num_steps).tolist()
             curves[f"{condition:g}"] = table
+            early[f"{condition:g}"] = {
+                name: halted_early(name, condition, eigenvalues) for name in MADE_FOR_FINAL
+            }
             print(f"condition {condition:g}")
             for name, values in table.items():
                 print(f"  {name:28s} {values[-1]:.2e} after {num_steps} steps")
@@ -125,6 +152,7 @@ def main(_: list[str]) -> None:
         for condition, table in curves.items()
     }
     record = {**provenance.describe(), "steps_over_root": _STEPS.value, "errors": shown}
+    record["halted_early"] = {"num_steps": FINAL, "halted": HALTED, "losses": early}
     path = results_io.write("acceleration_rates", record)
     draw(curves).savefig(path.with_suffix(".png"), dpi=100)
     print(path)

@@ -230,6 +230,18 @@ def study(name: str) -> str:
     )
 
 
+def halted_early() -> str:
+    """Methods made for a final T: loss of a coordinate that halts earlier, and if made for it."""
+    record = results_io.read("acceleration_rates")["halted_early"]
+    body = [
+        [condition, method, *(f"{loss:.1e} ({made:.1e})" for loss, made in losses)]
+        for condition, methods in record["losses"].items()
+        for method, losses in methods.items()
+    ]
+    steps = [f"{halted} of {record['num_steps']} steps" for halted in record["halted"]]
+    return _markdown(["condition", "method", *steps], body)
+
+
 def pairs(name: str) -> str:
     """Adaptive K against each other arm of a kept halting study, paired by seed."""
     record = results_io.read(name)
@@ -359,6 +371,7 @@ TABLES: dict[str, Callable[[], str]] = {
             benchmark_inner_steps,
             algorithms,
             known_lengths,
+            halted_early,
             lengths_sinusoid,
             images,
             benchmark_convolution,

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 
+from experiments import acceleration_rates
 from maml_jax import MetaParams, adapt
 from maml_jax.inner import accelerated as acc
 from maml_jax.inner.optimizers import INNER_OPTIMIZERS
@@ -233,6 +234,24 @@ def test_chebyshev_steps_stay_moderate_in_between() -> None:
 
 
 @pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("condition", [10.0, 10_000.0])
+def test_what_a_coordinate_loses_that_halts_before_the_final_step(condition: float) -> None:
+    with jax.enable_x64(True):
+        eigenvalues = jnp.logspace(-np.log10(condition), 0, 20)
+        losses = {
+            name: np.array(acceleration_rates.halted_early(name, condition, eigenvalues)).T
+            for name in acceleration_rates.MADE_FOR_FINAL
+        }
+    for halted, made in losses.values():
+        np.testing.assert_allclose(halted[-1], made[-1])
+    halted, made = losses["OGM"]
+    assert np.all(halted[:-1] > 1.1 * made[:-1])
+    assert np.all(halted < 2 * made)
+    np.testing.assert_allclose(*losses["Chebyshev"], rtol=1e-6)
+    halted, made = losses["Chebyshev steps"]
+    assert np.any(halted > 5 * made)
+
+
 @pytest.mark.parametrize("kind", ["pr", "hs"])
 def test_conjugate_gradients_end_after_n_steps(kind: str) -> None:
     h, transform = spectrum(10.0, 20), acc.scale_by_conjugate_gradient(kind)
