@@ -3,8 +3,8 @@
 python -m experiments.frontier --task=omniglot
 
 Every arm is a curve over its inner steps, mean over seeds, with a marker where it ends; the lower
-left of a loss, or the upper left of an accuracy, is best. Writes
-experiments/results/frontier_TASK.png.
+left of a loss, or the upper left of an accuracy, is best. Of the arms with accelerated methods the
+best four at each K_max. Writes experiments/results/frontier_TASK.png.
 """
 
 from typing import Any
@@ -17,17 +17,22 @@ from matplotlib.figure import Figure
 from experiments import cli, results_io
 
 _TASK = flags.DEFINE_enum("task", "sinusoid", ["sinusoid", "omniglot"], "family of tasks")
+BEST = 4
 _MEASURE = {"sinusoid": "loss", "omniglot": "accuracy"}
 
 
 def curves(task: str) -> dict[str, list[dict[str, Any]]]:
-    """Arm -> its runs, over all kept studies of the task."""
-    arms: dict[str, list[dict[str, Any]]] = {}
-    for study in ("halting", "acceleration"):
-        for path in sorted(results_io.RESULTS.glob(f"{study}_{task}*.json")):
-            for arm, result in results_io.read(path.stem)["arms"].items():
-                name = arm if study == "halting" else f"adaptive_k + {arm}"
-                arms.setdefault(name, result["runs"])
+    """Arm -> its runs: all of the halting study, the BEST accelerated ones of each K_max."""
+    measure = _MEASURE[task]
+    arms = {}
+    for path in sorted(results_io.RESULTS.glob(f"halting_{task}*.json")):
+        arms |= {name: arm["runs"] for name, arm in results_io.read(path.stem)["arms"].items()}
+    for path in sorted(results_io.RESULTS.glob(f"acceleration_{task}_*.json")):
+        record = results_io.read(path.stem)
+        k_max = record["config"]["inner"]["num_steps"]
+        scores = {row["arm"]: row[measure]["mean"] for row in record["rows"]}
+        for name in sorted(scores, key=scores.__getitem__, reverse=measure == "accuracy")[:BEST]:
+            arms[f"adaptive_k + {name}, K_max {k_max}"] = record["arms"][name]["runs"]
     return arms
 
 

@@ -92,7 +92,7 @@ ALGORITHMS = {
     "adaptive_k": Algorithm(
         "this project",
         "a learned number of inner steps for every parameter",
-        {"halting.gate": "ramp"},
+        {"halting.gate": "straight_through"},
     ),
     # Joint training on all tasks: MAML with K = 0, fine-tuned at test with a tuned rate.
     "pretrained": Algorithm(

@@ -116,15 +116,24 @@ class Row:
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("name", rows("exact"))
-def test_meta_gradients_equal_finite_differences(name, monkeypatch):
-    """Of all meta-parameters, those that the row does not learn too."""
-    lengths = {"halting__cost_weight": 0.3} if SETTINGS[name]["halting.gate"] != "none" else {}
+@pytest.mark.parametrize(
+    ("name", "gate"), [*((name, "auto") for name in rows("exact")), ("adaptive_k", "ramp")]
+)
+def test_meta_gradients_equal_finite_differences(name, gate, monkeypatch):
+    """Of all meta-parameters, those that the row does not learn too.
+
+    But for κ of a straight-through gate, whose surrogate tests/inner/test_halting.py checks.
+    """
+    used = SETTINGS[name]["halting.gate"] if gate == "auto" else gate
+    lengths = {"halting__cost_weight": 0.3, "halting__gate": gate} if used != "none" else {}
     row = Row(name, monkeypatch, outer__multi_step_anneal=10, **lengths).with_noise()
     for leaf in jax.tree.leaves(row.meta.halting):
         assert np.abs(leaf - np.round(leaf)).min() > 1e-3
     grads = jax.jit(jax.grad(row.loss))(row.meta)
-    assert_close(grads, central_differences(row.loss, row.meta), rtol=1e-6, atol=1e-9)
+    differences = central_differences(row.loss, row.meta)
+    if used.startswith("straight_through"):
+        differences = differences._replace(halting=grads.halting)
+    assert_close(grads, differences, rtol=1e-6, atol=1e-9)
     assert_moves(grads.init)
     if ALGORITHMS[name].train_steps(STEPS):
         assert_moves((grads.halting, grads.learning_rates))
