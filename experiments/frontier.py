@@ -24,7 +24,7 @@ _MEASURE = {"sinusoid": "loss", "omniglot": "accuracy"}
 def curves(task: str) -> dict[str, list[dict[str, Any]]]:
     """Arm -> its runs: all of the halting study, the BEST accelerated ones of each K_max."""
     measure = _MEASURE[task]
-    arms = {}
+    arms: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(results_io.RESULTS.glob(f"halting_{task}*.json")):
         arms |= {name: arm["runs"] for name, arm in results_io.read(path.stem)["arms"].items()}
     for path in sorted(results_io.RESULTS.glob(f"acceleration_{task}_*.json")):
