@@ -20,7 +20,9 @@ from experiments.studies import Arm, Overrides
 flags.adopt_module_key_flags(study_cli)
 HEAD_STEPS = 3  # of the last layer alone cost what one full step does, within 4%
 SINUSOID_ROWS = ("fomaml", "reptile", "boil")
+ALPHAS = {"sinusoid": (0.0025, 0.01, 0.04), "omniglot": (1.0, 2.0)}
 RATES_OF_RATES = {"sinusoid": (1e-4, 1e-3), "omniglot": (2e-3, 2e-2)}  # about 1% and 10% of α
+OUTER_RATES = {"sinusoid": (6e-3, 1.2e-2), "omniglot": (3e-3, 6e-3)}  # all others: the first
 Knob = tuple[str, Sequence[float]]  # key, values
 
 
@@ -35,7 +37,7 @@ def make_arms(task: str, steps: int, k_max: int) -> dict[str, Arm]:
         overrides = {"algorithm": algorithm, **steps, **(more or {})}
         return Arm(overrides, [{knob[0]: value} for value in knob[1]])
 
-    outer = "outer.learning_rate", (3e-3, 6e-3)
+    outer = "outer.learning_rate", OUTER_RATES[task]
     rates = "outer.rates_learning_rate", RATES_OF_RATES[task]
     masks = "outer.halting_learning_rate", (0.0075, 0.03)
     lengths = "outer.halting_learning_rate", (0.02, 0.05)
@@ -65,7 +67,7 @@ def make_arms(task: str, steps: int, k_max: int) -> dict[str, Arm]:
     if task == "sinusoid":
         arms["adaptive_k_free"] = arm("adaptive_k", k_max, first, free)
         arms["sparse_relu_maml"] = arm("sparse_relu_maml", steps, rates)
-        arms["imaml"] = arm("imaml", steps, ("inner.proximal", (0.1, 2.0)))
+        arms["imaml"] = arm("imaml", steps, ("inner.proximal", (30.0, 100.0)))
         arms |= {name: arm(name, steps, outer) for name in SINUSOID_ROWS}
     return arms
 
@@ -73,6 +75,7 @@ def make_arms(task: str, steps: int, k_max: int) -> dict[str, Arm]:
 def main(_: list[str]) -> None:
     """Tunes, trains, compares and keeps."""
     task, family = study_cli.TASK.value, study_cli.family()
+    family = family._replace(trials=[{"inner.learning_rate": rate} for rate in ALPHAS[task]])
     arms = make_arms(task, family.steps, family.k_max)
     study_cli.run(f"halting_{task}", family, arms, lambda _: "maml")
 

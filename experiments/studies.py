@@ -18,7 +18,6 @@ from maml_jax.errors import UsageError
 from maml_jax.metrics import read_metrics
 from maml_jax.training import open_workdir, read_evaluation, train_and_evaluate
 
-FIRST_SEED = 101  # of the reported runs; those below are for looking around
 TUNING_SEED = 1_000  # and following, which no reported run has
 
 Overrides = Mapping[str, Any]
@@ -32,6 +31,7 @@ class Family(NamedTuple):
     tuning_steps: int  # meta-steps of a tuning run
     tuning_seeds: int  # whose scores are averaged
     seeds: int
+    first_seed: int  # of the reported runs; those below have been looked at
     steps: int  # inner steps of MAML whose compute all arms are held to
     k_max: int
     measure: str  # of the evaluation; "loss" or "accuracy"
@@ -55,7 +55,8 @@ def family(name: str, num_meta_steps: int | None = None) -> Family:
             "outer.schedule": "cosine",
             "eval.num_episodes": 1_000,
         }
-        rates, sizes = (0.0025, 0.005, 0.01, 0.02, 0.04), (2_000, 2, 5, 5, 20, "loss")
+        rates, outer_rate = (0.0025, 0.005, 0.01, 0.02, 0.04), 6e-3
+        sizes = (2_000, 2, 5, 201, 5, 20, "loss")
     else:
         base, steps = omniglot.get_config("20way_1shot_cpu"), num_meta_steps or 4_000
         changes = {
@@ -64,8 +65,9 @@ def family(name: str, num_meta_steps: int | None = None) -> Family:
             "eval.num_episodes": 600,
             "eval.validation_every": 0,
         }
-        rates, sizes = (1.0, 2.0), (500, 1, 3, 3, 10, "accuracy")
-    changes |= {"outer.learning_rate": 3e-3, "outer.clip": 1.0} | _lasting(steps)
+        rates, outer_rate = (1.0, 2.0), 3e-3
+        sizes = (500, 1, 3, 101, 3, 10, "accuracy")
+    changes |= {"outer.learning_rate": outer_rate, "outer.clip": 1.0} | _lasting(steps)
     base.update_from_flattened_dict(changes)
     return Family(base, [{"inner.learning_rate": rate} for rate in rates], *sizes)
 
@@ -111,6 +113,10 @@ def validation_score(workdir: pathlib.Path) -> float:
     return score if np.isfinite(score) and not last["validation_nonfinite"] else -np.inf
 
 
+def _seeds(study: Study) -> range:
+    return range(study.family.first_seed, study.family.first_seed + study.seeds)
+
+
 def _trials(study: Study, arm: str) -> list[Overrides]:
     return [{**trial, **value} for trial in study.family.trials for value in study.arms[arm].knob]
 
@@ -145,7 +151,7 @@ def tune(study: Study, arm: str, root: pathlib.Path) -> tuple[Overrides, list[di
 def _run_arm(study: Study, arm: str, root: pathlib.Path) -> dict[str, Any]:
     choice, trials = tune(study, arm, root)
     runs = []
-    for seed in range(FIRST_SEED, FIRST_SEED + study.seeds):
+    for seed in _seeds(study):
         config = configure(study, study.arms[arm].overrides, choice, {"seed": seed})
         record = _record(config, root / f"{arm}_{seed}")
         runs.append({key: v for key, v in record.items() if key not in provenance.KEYS})
@@ -172,7 +178,7 @@ def kept_arms(study: Study, kept: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in now.items():
         if kept[key] != value:
             raise UsageError(f"the kept result has another {key}; train all arms, without --extend")
-    seeds = list(range(FIRST_SEED, FIRST_SEED + study.seeds))
+    seeds = list(_seeds(study))
 
     def alike(name: str) -> bool:
         arm = kept["arms"].get(name, {"trials": []})

@@ -20,6 +20,7 @@ from maml_jax.errors import UsageError
 README = pathlib.Path(__file__).parent.parent / "README.md"
 PUBLISHED = {"maml": (0.67, 0.38, 0.35), "pretrained": (2.41, 2.23, 2.19)}  # 5 points, 1/5/10 steps
 STEPS = (1, 5, 10)
+EQUAL_COMPUTE = 0.05  # relative difference of C up to which arms are compared
 
 
 def _markdown(head: list[str], rows: list[list[str]]) -> str:
@@ -166,10 +167,14 @@ def known_lengths() -> str:
     return _markdown([*head, "largest gap of a loss", "mean K (best)"], rows)
 
 
-def _against(difference: float, half_width: float, accuracy: bool) -> str:
-    """A paired difference with its interval, and who wins; an accuracy in %."""
+def _against(
+    difference: float, half_width: float, accuracy: bool, relative_compute: float = 1.0
+) -> str:
+    """A paired difference with its interval, and who wins at equal compute; an accuracy in %."""
     better = difference if accuracy else -difference
     verdict = "wins" if better > half_width else "loses" if better < -half_width else "even"
+    if abs(relative_compute - 1) > EQUAL_COMPUTE:
+        verdict = f"at {relative_compute:.2f} C"
     if accuracy:
         return f"{100 * difference:+.2f} ± {100 * half_width:.2f} {verdict}"
     form = "+.3f" if abs(difference) < 1e4 else "+.0e"
@@ -202,6 +207,7 @@ def study(name: str) -> str:
     """Arms of a kept study: measures, differences to its reference arm, compute and lengths."""
     record = results_io.read(name)
     reference, accuracy = record["reference"], record["measure"] == "accuracy"
+    held = name.startswith("halting")  # arms are held to the reference's compute
     measures = {"accuracy": "accuracy, %"} if accuracy else {"loss": "MSE", "loss_median": "median"}
     rows = {row["arm"]: row for row in record["rows"]}
     body = []
@@ -209,7 +215,8 @@ def study(name: str) -> str:
         row, cells = rows[arm], []
         for measure in measures:
             of = row[measure]
-            against = _against(of["difference"], of["half_width"], accuracy)
+            relative = row["compute"] / rows[reference]["compute"] if held else 1.0
+            against = _against(of["difference"], of["half_width"], accuracy, relative)
             cells += [_value(of["mean"], accuracy), "" if arm == reference else against]
         settings = record["arms"][arm]["overrides"] | row["choice"]
         k_max = settings.get("inner.num_steps", record["config"]["inner"]["num_steps"])
@@ -246,15 +253,17 @@ def pairs(name: str) -> str:
     """Adaptive K against each other arm of a kept halting study, paired by seed."""
     record = results_io.read(name)
     measure, arms = record["measure"], record["arms"]
+    compute = {row["arm"]: row["compute"] for row in record["rows"]}
     learned = [arm for arm in arms if arm.startswith("adaptive_k")]
     rows = []
     for other in (arm for arm in arms if arm not in learned):
         reference = studies.last(arms[other]["runs"], measure)
-        differences = [
-            studies.paired_interval(studies.last(arms[arm]["runs"], measure), reference)
-            for arm in learned
-        ]
-        rows.append([other, *(_against(*d, measure == "accuracy") for d in differences)])
+        cells = []
+        for arm in learned:
+            interval = studies.paired_interval(studies.last(arms[arm]["runs"], measure), reference)
+            relative = compute[arm] / compute[other]
+            cells.append(_against(*interval, measure == "accuracy", relative))
+        rows.append([other, *cells])
     return _markdown(["against", *learned], rows)
 
 

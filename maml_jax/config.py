@@ -360,6 +360,11 @@ def _check_halting(values: dict[str, Any]) -> None:
             f"halting.initial_length={length} is not allowed; use 0 to inner.num_steps={steps}, "
             "or -1 for half of it"
         )
+    if (GATES[gate].is_length or GATES[gate].per_step) and values["eval.num_steps"] < steps:
+        raise UsageError(
+            f"eval.num_steps={values['eval.num_steps']} would cut learned lengths; use "
+            f"inner.num_steps={steps} or more"
+        )
     if GATES[gate].per_step and values["halting.granularity"] == "parameter":
         raise UsageError(
             f"halting.gate={gate!r} stores {steps} logits a group; use halting.granularity "

@@ -23,7 +23,7 @@ from maml_jax.inner.optimizers import (
 )
 from maml_jax.meta.cost import Budget, LearnedLengths, annealed, compute_cost, mean_length_cost
 from maml_jax.meta.evaluate import Estimate
-from maml_jax.meta.objective import AdaptFn, make_objective, multi_step_weights
+from maml_jax.meta.objective import GATES, AdaptFn, make_objective, multi_step_weights
 from maml_jax.meta.outer import OuterStep, keep_within, optax_outer, outer_chain
 from maml_jax.meta.train_step import init_state, make_train_step
 from maml_jax.parallel import (
@@ -278,11 +278,15 @@ def _make_evaluate(
     @cache
     def on(stream: str, soft: bool) -> EvaluationFn:
         episodes = {"validation": config.eval.validation_episodes, "test": config.eval.num_episodes}
-        gates = {}
-        if soft and halting is not None:
-            gates["halting"] = halting.soft(config.halting.final_temperature)
+        run = partial(adapt_fn, num_steps=config.eval.num_steps)
+
+        def softly(meta_params: MetaParams, support: Any, key: Array, **options: Any) -> Adaptation:
+            noise = jax.random.fold_in(key, GATES)
+            gates = halting.soft(config.halting.final_temperature, noise)
+            return run(meta_params, support, key, halting=gates, **options)
+
         return make_evaluation(
-            partial(adapt_fn, num_steps=config.eval.num_steps, **gates),
+            softly if soft and halting is not None else run,
             problem.loss_fn,
             problem.sampler(config.eval.shots, config.eval.query_shots, stream),
             num_episodes=episodes[stream],

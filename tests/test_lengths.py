@@ -37,6 +37,7 @@ def adaptive_config() -> ConfigDict:
     """Lengths that move apart within 60 meta-steps, at a budget with a dual variable."""
     return tiny_config(
         algorithm="adaptive_k",
+        halting__gate="ramp",
         inner__num_steps=STEPS,
         eval__num_steps=EVAL_STEPS,
         halting__cost="compute",

@@ -17,7 +17,14 @@ RATES = (0.001, 0.01)
 def tiny_study() -> studies.Study:
     base = tiny_config(num_meta_steps=20, eval__num_steps=2, inner__num_steps=2)
     trials = [{"inner.learning_rate": rate} for rate in RATES]
-    sizes = {"tuning_steps": 10, "tuning_seeds": 2, "seeds": 2, "steps": 2, "k_max": 2}
+    sizes = {
+        "tuning_steps": 10,
+        "tuning_seeds": 2,
+        "seeds": 2,
+        "first_seed": 101,
+        "steps": 2,
+        "k_max": 2,
+    }
     family = studies.Family(base, trials, measure="loss", **sizes)
     knob = [{"halting.initial_length": length} for length in (0.0, 2.0)]
     arms = {

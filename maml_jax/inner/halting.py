@@ -14,7 +14,7 @@ adjoint ∂L_query/∂θ_k, the derivative of the query loss is ∂L/∂κ = −
 - `straight_through`, `straight_through_ramp`: m_k = 1[κ − k ≥ ½] with the derivative of sigmoid, or
   of ramp: biased, but training runs what the test runs.
 - `binary`: m_k = 1[x > 0] at every step, ∂m/∂x = ½ (von Oswald et al. 2021, sparse-MAML).
-- `survival`: m_k = Π_{j≤k} σ(ℓ_j), a logit per step.
+- `survival`: m_k = Π_{j≤k} σ(ℓ_j), a logit per step, kept within ±6 so that it can turn back.
 - `hard_concrete`: m_k = clip(1.2 s − 0.1, 0, 1), s = σ((logit u + a_k)/β), a_k = (κ − k − ½)/τ,
   one uniform u per task and value; s = σ(a_k) at test (Louizos et al. 2018, arXiv:1712.01312).
 
@@ -33,6 +33,7 @@ from maml_jax.types import Array, Params, PyTree
 
 GateFn = Callable[[PyTree, Params, Array], PyTree]
 STRETCH, BETA = (-0.1, 1.1), 2 / 3  # of hard_concrete
+SURVIVAL_BOUND = 6.0  # of its logits: σ(6)^K keeps K ≤ 277 steps on
 
 
 def always_on(halting: PyTree, params: Params, k: Array) -> PyTree:
@@ -131,7 +132,8 @@ def _mask_logits(length: float, shape: tuple[int, ...], num_steps: int, key: Arr
 def _survival_logits(length: float, shape: tuple[int, ...], num_steps: int, key: Array) -> Array:
     """The one probability p per step with p + p² + … + p^K = length."""
     del key
-    low, high = 1e-6, 1 - 1e-6
+    high = 1 / (1 + np.exp(-SURVIVAL_BOUND))
+    low = 1 - high
     for _ in range(60):
         middle = (low + high) / 2
         longer = sum(middle**k for k in range(1, num_steps + 1)) > length
@@ -276,5 +278,8 @@ class Halting:
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """Where the learned values are kept: [0, K] for lengths, anywhere for logits."""
-        return (0.0, float(self.num_steps)) if self.kind.is_length else (-np.inf, np.inf)
+        """Where learned values are kept: [0, K] for lengths, ±6 for survival, else anywhere."""
+        if self.kind.is_length:
+            return 0.0, float(self.num_steps)
+        bound = SURVIVAL_BOUND if self.kind.per_step else np.inf
+        return -bound, bound

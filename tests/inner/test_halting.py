@@ -175,6 +175,38 @@ def test_integral_ramp_lengths_equal_a_plain_loop_per_parameter() -> None:
     assert_close(query_loss(halting, halting.hard, lengths), plain)
 
 
+@pytest.mark.parametrize("gate", [name for name in GATES if name not in ("ramp", "sigmoid")])
+@pytest.mark.parametrize("num_steps", [1, 20, 100])
+@pytest.mark.parametrize("start", [0.0, 1.0])
+def test_logits_and_lengths_at_both_ends_stay_alive(
+    gate: str, num_steps: int, start: float
+) -> None:
+    """Σ_k of the gates, with noise where there is some, still answers to the learned value."""
+    granularity = "channel" if GATES[gate].per_step else "parameter"
+    halting = Halting(gate, granularity, num_steps=num_steps)
+    values = halting.init(net_params(), start * num_steps, KEY)
+    low, high = halting.bounds
+    values = jax.tree.map(lambda v: jnp.clip(v, low, high), values)
+
+    def total(values: dict[str, Array]) -> Array:
+        steps = [halting.soft(1.0, KEY)(values, net_params(), k) for k in range(num_steps)]
+        return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(steps))
+
+    for leaf in jax.tree.leaves(jax.grad(total)(values)):
+        assert np.abs(leaf).max() > 1e-3
+    if not gate.startswith("binary"):
+        lengths = jax.tree.leaves(halting.hard_lengths(values))
+        assert all(np.all(length == start * num_steps) for length in lengths)
+
+
+@pytest.mark.parametrize("gate", [name for name in GATES if name.startswith(("str", "bin"))])
+def test_straight_through_gates_train_what_the_test_runs(gate: str) -> None:
+    halting, values = halting_of(gate), learned_values(gate)
+    for k in range(STEPS):
+        soft = halting.soft(TAU)(values, net_params(), jnp.int32(k))
+        assert_bits_equal(soft, halting.hard(values, net_params(), jnp.int32(k)))
+
+
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("gate", ["ramp", "straight_through_ramp"])
 def test_lengths_at_both_bounds_stay_alive(gate: str) -> None:
@@ -190,9 +222,10 @@ def test_lengths_at_both_bounds_stay_alive(gate: str) -> None:
             assert_close(at, close, rtol=1e-4, atol=1e-6)
 
 
-def test_a_length_of_zero_freezes_bit_for_bit_and_comes_back() -> None:
+@pytest.mark.parametrize("gate", ["ramp", "straight_through", "straight_through_ramp"])
+def test_a_length_of_zero_freezes_bit_for_bit_and_comes_back(gate: str) -> None:
     """A descent on κ from 0 revives a parameter that the query loss wants to move."""
-    halting = Halting("ramp", "parameter", num_steps=STEPS)
+    halting = Halting(gate, "parameter", num_steps=STEPS)
     params, lengths = {"w": jnp.array([0.1, -0.7])}, {"w": jnp.zeros(2)}
 
     def loss(lengths: dict[str, Array]) -> tuple[Array, Array]:
