@@ -272,21 +272,27 @@ def build(config: ConfigDict) -> Experiment:
     )
 
 
+def _with_soft_gates(adapt_fn: AdaptFn, halting: Halting, temperature: float) -> AdaptFn:
+    """The inner loop with the gates of training, each task's noise included."""
+
+    def run(meta_params: MetaParams, support: Any, key: Array, **options: Any) -> Adaptation:
+        gates = halting.soft(temperature, jax.random.fold_in(key, GATES))
+        return adapt_fn(meta_params, support, key, halting=gates, **options)
+
+    return run
+
+
 def _make_evaluate(
     config: ConfigDict, problem: Problem, adapt_fn: AdaptFn, halting: Halting | None
 ) -> Callable[..., Evaluation]:
     @cache
     def on(stream: str, soft: bool) -> EvaluationFn:
         episodes = {"validation": config.eval.validation_episodes, "test": config.eval.num_episodes}
-        run = partial(adapt_fn, num_steps=config.eval.num_steps)
-
-        def softly(meta_params: MetaParams, support: Any, key: Array, **options: Any) -> Adaptation:
-            noise = jax.random.fold_in(key, GATES)
-            gates = halting.soft(config.halting.final_temperature, noise)
-            return run(meta_params, support, key, halting=gates, **options)
-
+        run = adapt_fn
+        if soft and halting is not None:
+            run = _with_soft_gates(adapt_fn, halting, config.halting.final_temperature)
         return make_evaluation(
-            softly if soft and halting is not None else run,
+            partial(run, num_steps=config.eval.num_steps),
             problem.loss_fn,
             problem.sampler(config.eval.shots, config.eval.query_shots, stream),
             num_episodes=episodes[stream],

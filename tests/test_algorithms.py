@@ -16,7 +16,7 @@ from maml_jax.config import automatic, validate
 from maml_jax.errors import UsageError
 from maml_jax.experiment import build
 from maml_jax.inner.adapt import merge_params, split_params
-from maml_jax.inner.groups import expand, with_paths
+from maml_jax.inner.groups import GRANULARITIES, expand, with_paths
 from maml_jax.inner.halting import GATES
 from maml_jax.models.normalization import norm_shifts_do_not_adapt
 from maml_jax.parallel import make_train_loop
@@ -62,7 +62,7 @@ def smooth_loss(params, data, key):
 def smooth_problem(config):
     """A tanh network with a shift that MAML only meta-learns."""
     return Problem(
-        sampler=lambda shots, query_shots, stream: regression_episode,
+        sampler=lambda shots, query_shots, stream: lambda key: Episode(*regression_episode(key)),
         init_params=lambda key, num_steps: {**net_params(), "norm": {"shift": jnp.full(1, 0.1)}},
         loss_fn=smooth_loss,
         predict=smooth_predict,
@@ -137,6 +137,21 @@ def test_meta_gradients_equal_finite_differences(name, gate, monkeypatch):
     assert_moves(grads.init)
     if ALGORITHMS[name].train_steps(STEPS):
         assert_moves((grads.halting, grads.learning_rates))
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("gate", GATES)
+def test_every_gate_goes_with_every_granularity_and_cost(gate, granularity, monkeypatch):
+    changes = {"halting__gate": gate, "halting__granularity": granularity}
+    for cost in ("length", "compute"):
+        settings = changes | {"halting__cost": cost, "halting__cost_weight": 0.1}
+        if GATES[gate].per_step and granularity == "parameter":
+            with pytest.raises(UsageError, match=r"use halting\.granularity 'channel'"):
+                Row("adaptive_k", monkeypatch, **settings)
+            continue
+        row = Row("adaptive_k", monkeypatch, **settings)
+        grads = jax.eval_shape(jax.grad(row.loss), row.meta)
+        chex.assert_trees_all_equal_shapes_and_dtypes(grads, row.meta)
 
 
 @jax.custom_vjp

@@ -88,6 +88,7 @@ def test_a_bad_value_is_named_with_what_is_allowed(key: str, value: object, hint
         ({"algorithm": "imaml", "outer.objective": "multi_step"}, "outer.objective='final'"),
         ({"algorithm": "adaptive_k", "inner.num_steps": 0}, "inner.num_steps of 1 or more"),
         ({"algorithm": "pretrained", "halting.gate": "ramp"}, "needs inner steps"),
+        ({"algorithm": "adaptive_k", "inner.num_steps": 20}, "use inner.num_steps=20 or more"),
         ({"algorithm": "adaptive_k", "halting.initial_length": 2.0}, "0 to inner.num_steps=1"),
         ({"algorithm": "adaptive_k", "halting.gate": "survival"}, "'channel', 'tensor'"),
         ({"task.name": "images", "model.name": "conv4"}, "batch, support"),

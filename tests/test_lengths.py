@@ -5,15 +5,19 @@ import pathlib
 import signal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from maml_jax.experiment import Experiment, build
+from experiments import known_lengths
+from maml_jax.experiment import Experiment, _with_soft_gates, build
 from maml_jax.inner.groups import with_paths
 from maml_jax.metrics import read_metrics
 from maml_jax.report import write_report
 from maml_jax.training import Interrupted, load_run, open_workdir, train, train_and_evaluate
+from maml_jax.types import PyTree
+from tests.inner.problems import assert_bits_equal
 from tests.runs import call, command, tiny_config
 from tests.test_resume import assert_same_run
 
@@ -177,3 +181,27 @@ def test_killed_then_stopped_and_resumed_is_bit_for_bit(
     assert int(load_run(workdir)[1].step) == 50
     train_and_evaluate(config, workdir)
     assert_same_run(workdir, finished)
+
+
+@pytest.mark.parametrize("gate", ["ramp", "straight_through"])
+def test_lengths_find_the_best_k_of_quadratics(gate: str) -> None:
+    problem = known_lengths.make_problem(jax.random.key(3), 40)
+    learned = known_lengths.learn(problem, gate, start=10.0, cost=0.02, num_steps=1_000)
+    found = known_lengths.compare(problem, learned, 0.02)
+    assert found["coordinates"] >= 35
+    assert found["share_within_1"] >= 0.95
+    assert found["mean_error"] < 0.5
+
+
+def test_soft_evaluation_has_the_noise_of_training() -> None:
+    def adapted(gate: str, task: int) -> PyTree:
+        experiment = build(tiny_config(algorithm="adaptive_k", halting__gate=gate))
+        halting = experiment.schedule.halting
+        values = halting.init({"w": jnp.zeros(3)}, 0.5, jax.random.key(0))
+        run = _with_soft_gates(
+            lambda meta, support, key, halting: halting(meta, support, jnp.int32(0)), halting, 1.0
+        )
+        return run(values, {"w": jnp.zeros(3)}, jax.random.key(task))["w"]
+
+    assert_bits_equal(adapted("ramp", 1), adapted("ramp", 2))
+    assert np.all(adapted("hard_concrete", 1) != adapted("hard_concrete", 2))

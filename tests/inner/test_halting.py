@@ -176,7 +176,7 @@ def test_integral_ramp_lengths_equal_a_plain_loop_per_parameter() -> None:
 
 
 @pytest.mark.parametrize("gate", [name for name in GATES if name not in ("ramp", "sigmoid")])
-@pytest.mark.parametrize("num_steps", [1, 20, 100])
+@pytest.mark.parametrize("num_steps", [1, 100])
 @pytest.mark.parametrize("start", [0.0, 1.0])
 def test_logits_and_lengths_at_both_ends_stay_alive(
     gate: str, num_steps: int, start: float
@@ -189,12 +189,13 @@ def test_logits_and_lengths_at_both_ends_stay_alive(
     values = jax.tree.map(lambda v: jnp.clip(v, low, high), values)
 
     def total(values: dict[str, Array]) -> Array:
-        steps = [halting.soft(1.0, KEY)(values, net_params(), k) for k in range(num_steps)]
-        return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(steps))
+        gates = halting.soft(1.0, KEY)
+        steps = jax.vmap(lambda k: gates(values, net_params(), k))(jnp.arange(num_steps))
+        return jnp.sum(jax.flatten_util.ravel_pytree(steps)[0])
 
-    for leaf in jax.tree.leaves(jax.grad(total)(values)):
+    for leaf in jax.tree.leaves(jax.jit(jax.grad(total))(values)):
         assert np.abs(leaf).max() > 1e-3
-    if not gate.startswith("binary"):
+    if gate != "binary":
         lengths = jax.tree.leaves(halting.hard_lengths(values))
         assert all(np.all(length == start * num_steps) for length in lengths)
 

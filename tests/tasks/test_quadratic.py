@@ -57,6 +57,23 @@ def test_closed_form_is_the_derivative_of_its_own_loss(steps):
     assert_close(quadratic.meta_gradient(start, task, 0.3, steps), jax.grad(query_loss)(start))
 
 
+@pytest.mark.usefixtures("float64")
+def test_expected_losses_are_the_mean_over_tasks():
+    curvature, noise = jnp.array([0.3, 1.0, 1.9]), jnp.array([0.2, 1.0, 2.0])
+    alpha, steps, number = jnp.array([0.7, 0.3, 0.1]), 4, 20_000
+
+    def losses(key):
+        support, query = quadratic.sample_episode(key, curvature, noise)
+        adapted = quadratic.adapted(jnp.zeros(3), support, alpha, steps)
+        return 0.5 * curvature * (adapted - query.center) ** 2
+
+    drawn = jax.vmap(losses)(jax.random.split(jax.random.key(2), number))
+    error = drawn.std(0) / np.sqrt(number)
+    expected = quadratic.expected_losses(curvature, noise, alpha, jnp.asarray(steps))
+    assert np.all(np.abs(drawn.mean(0) - expected) < 4 * error)
+    assert np.all(error < 0.02 * expected)
+
+
 def test_episodes_are_keyed_standard_normal_centers():
     curvature = jnp.array([1.0, 2.0, 3.0])
     keys = jax.random.split(jax.random.key(0), 2000)
