@@ -224,10 +224,12 @@ def study(name: str) -> str:
         dropped = " / ".join(
             str(row[of]) for of in ("nonfinite", "nonfinite_training") if of in row
         )
-        body.append([arm, *cells, *_length_cells(row, k_max), dropped])
+        chosen = ", ".join(f"{key}={value:g}" for key, value in row["choice"].items())
+        body.append([arm, *cells, *_length_cells(row, k_max), dropped, chosen])
     head = [cell for text in measures.values() for cell in (text, f"against `{reference}`")]
-    lengths = ["K_max", "mean K", "p90", "p99", "max", "at K_max", "not finite, test / training"]
+    lengths = ["K_max", "mean K", "p90", "p99", "max", "at K_max"]
     head = ["arm", *head, "C, MFLOP (relative; seeds)", *lengths]
+    head += ["not finite, test / training", "tuned"]
     seeds = len(record["arms"][reference]["runs"])
     return (
         f"{_markdown(head, body[::-1] if accuracy else body)}\n\n{seeds} seeds, "
