@@ -14,6 +14,7 @@ from tqdm import tqdm
 from configs import omniglot, sinusoid
 from experiments import results_io
 from maml_jax import provenance
+from maml_jax.config import differences
 from maml_jax.errors import UsageError
 from maml_jax.metrics import read_metrics
 from maml_jax.training import open_workdir, read_evaluation, train_and_evaluate
@@ -31,15 +32,17 @@ class Family(NamedTuple):
     tuning_steps: int  # meta-steps of a tuning run
     tuning_seeds: int  # whose scores are averaged
     seeds: int
+    wait: float  # share of the meta-steps before lengths are learned
     first_seed: int  # of the reported runs; those below have been looked at
     steps: int  # inner steps of MAML whose compute all arms are held to
     k_max: int
     measure: str  # of the evaluation; "loss" or "accuracy"
 
 
-def _lasting(num_meta_steps: int) -> dict[str, int]:
+def _lasting(num_meta_steps: int, wait: float) -> dict[str, int]:
     return {
         "num_meta_steps": num_meta_steps,
+        "outer.halting_from": round(wait * num_meta_steps),
         "outer.multi_step_anneal": max(num_meta_steps // 10, 1),  # published: of 100,000
     }
 
@@ -56,7 +59,7 @@ def family(name: str, num_meta_steps: int | None = None) -> Family:
             "eval.num_episodes": 1_000,
         }
         rates, outer_rate = (0.0025, 0.005, 0.01, 0.02, 0.04), 6e-3
-        sizes = (2_000, 2, 5, 201, 5, 20, "loss")
+        sizes = (2_000, 2, 10, 0.25, 301, 5, 20, "loss")
     else:
         base, steps = omniglot.get_config("20way_1shot_cpu"), num_meta_steps or 4_000
         changes = {
@@ -66,8 +69,9 @@ def family(name: str, num_meta_steps: int | None = None) -> Family:
             "eval.validation_every": 0,
         }
         rates, outer_rate = (1.0, 2.0), 3e-3
-        sizes = (500, 1, 3, 101, 3, 10, "accuracy")
-    changes |= {"outer.learning_rate": outer_rate, "outer.clip": 1.0} | _lasting(steps)
+        sizes = (500, 1, 3, 0.0, 101, 3, 10, "accuracy")
+    changes |= {"outer.learning_rate": outer_rate, "outer.clip": 1.0}
+    changes |= _lasting(steps, sizes[3])
     base.update_from_flattened_dict(changes)
     return Family(base, [{"inner.learning_rate": rate} for rate in rates], *sizes)
 
@@ -124,14 +128,14 @@ def _trials(study: Study, arm: str) -> list[Overrides]:
 def tune(study: Study, arm: str, root: pathlib.Path) -> tuple[Overrides, list[dict[str, Any]]]:
     """The trial with the best validation score, mean over seeds, and all trials with theirs."""
     overrides, trials = study.arms[arm].overrides, _trials(study, arm)
-    short = _lasting(study.family.tuning_steps) | {
+    short = _lasting(study.family.tuning_steps, study.family.wait) | {
         "eval.validation_every": study.family.tuning_steps,
         "eval.num_episodes": study.family.base.eval.chunk,  # tests take no part in tuning
     }
 
     def score(index: int, seed: int) -> float:
         workdir = root / f"tune_{arm}_{index}_{seed}"
-        config = configure(study, overrides, trials[index], short, {"seed": TUNING_SEED + seed})
+        config = configure(study, short, overrides, trials[index], {"seed": TUNING_SEED + seed})
         open_workdir(config, workdir)
         try:
             _record(config, workdir)
@@ -176,7 +180,8 @@ def kept_arms(study: Study, kept: Mapping[str, Any]) -> dict[str, Any]:
     """
     now = _settings(study.family) | {"versions": provenance.describe()["versions"]}
     for key, value in now.items():
-        if kept[key] != value:
+        other = differences(value, kept[key], ()) if key == "config" else value != kept[key]
+        if other:
             raise UsageError(f"the kept result has another {key}; train all arms, without --extend")
     seeds = list(_seeds(study))
 

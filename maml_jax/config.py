@@ -118,6 +118,7 @@ _DEFAULTS: dict[str, Any] = {
         "optimizer": "adam",
         "learning_rate": 1e-3,
         "halting_learning_rate": 0.0,  # 0: 0.05 for lengths, 0.0075 for logits
+        "halting_from": 0,  # meta-step from which on lengths are learned
         "rates_learning_rate": 1e-3,
         "optimizer_learning_rate": 1e-2,  # of learned hyper-parameters of the inner optimizer
         "schedule": "auto",
@@ -217,6 +218,7 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "halting.budget": ((lambda value: 0 <= value < 1), "in [0, 1)"),
     "halting.dual_rate": _POSITIVE,
     "outer.halting_learning_rate": _AT_LEAST_0,
+    "outer.halting_from": _AT_LEAST_0,
     "outer.rates_learning_rate": _POSITIVE,
     "outer.optimizer_learning_rate": _POSITIVE,
     "outer.optimizer": _is_one_of(OUTER_OPTIMIZERS),
@@ -384,7 +386,9 @@ def reference_config(config: ConfigDict, name: str) -> ConfigDict:
     return reference
 
 
-def differences(new: dict[str, Any], old: dict[str, Any]) -> list[str]:
+def differences(
+    new: dict[str, Any], old: dict[str, Any], free: tuple[str, ...] = FREE_SECTIONS
+) -> list[str]:
     """Keys, free ones apart, whose values differ: "key: old -> new".
 
     What an older config lacks has its default, as in JSON, which knows no tuples.
@@ -396,5 +400,5 @@ def differences(new: dict[str, Any], old: dict[str, Any]) -> list[str]:
     return [
         f"{key}: {before.get(key)} -> {after.get(key)}"
         for key in sorted(before.keys() | after.keys())
-        if not key.startswith(FREE_SECTIONS) and before.get(key) != after.get(key)
+        if not key.startswith(free) and before.get(key) != after.get(key)
     ]

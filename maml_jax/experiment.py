@@ -86,12 +86,23 @@ def _outer(config: ConfigDict, schedule: str, halting: Halting | None) -> OuterS
     if halting is not None:
         default = 0.05 if halting.kind.is_length else 0.0075
         lengths_rate = over_time(outer.halting_learning_rate or default)
-        learned["halting"] = optax.chain(optax.adam(lengths_rate), keep_within(*halting.bounds))
+        learned["halting"] = optax.chain(
+            optax.adam(_from_step(outer.halting_from, lengths_rate)), keep_within(*halting.bounds)
+        )
     if automatic(config)["inner.rates"] != "fixed":
         learned["learning_rates"] = optax.adam(over_time(outer.rates_learning_rate))
     if config.inner.learn_optimizer != "none":
         learned["optimizer"] = optax.adam(over_time(outer.optimizer_learning_rate))
     return optax_outer(outer_chain(learned, clip=outer.clip or None))
+
+
+def _from_step(start: int, rate: Any) -> optax.Schedule:
+    """0 before the start, so that Adam's moments are ready by then."""
+
+    def schedule(count: Array) -> Array:
+        return jnp.where(count < start, 0.0, rate(count) if callable(rate) else rate)
+
+    return schedule
 
 
 def _one_by_one(config: ConfigDict) -> bool:

@@ -21,6 +21,7 @@ def tiny_study() -> studies.Study:
         "tuning_steps": 10,
         "tuning_seeds": 2,
         "seeds": 2,
+        "wait": 0.5,
         "first_seed": 101,
         "steps": 2,
         "k_max": 2,
