@@ -38,6 +38,7 @@ ARMS: dict[str, dict[str, Any]] = {
         for granularity in ("tensor", "parameter")
     },
 }
+MOST_SEEDS = 5  # there are four times as many arms as in the study of halting
 COST_OF_A_STEP = 0.001  # of the mean length; 0.02 of mean length / K_max at K_max = 20
 
 
@@ -73,6 +74,7 @@ def best_gradient_descent(record: dict[str, Any], measure: str) -> str:
 def main(_: list[str]) -> None:
     """Tunes, trains, compares and keeps."""
     task, family = study_cli.TASK.value, study_cli.family()
+    family = family._replace(seeds=min(family.seeds, MOST_SEEDS))
     k_max = _K_MAX.value or family.k_max
     family.base.update_from_flattened_dict(shared_settings(k_max))
     arms = {name: Arm(overrides) for name, overrides in ARMS.items()}

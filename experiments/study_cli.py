@@ -15,7 +15,7 @@ TASK = flags.DEFINE_enum("task", "sinusoid", ["sinusoid", "omniglot"], "family o
 ARMS = flags.DEFINE_list("arms", None, "names of arms; all by default")
 KEEP = flags.DEFINE_bool("keep", None, "keep the result; by default where all arms were trained")
 EXTEND = flags.DEFINE_bool("extend", False, "add the arms to the kept result")
-SEEDS = flags.DEFINE_integer("seeds", None, "number of seeds; 10 for sinusoid, 3 for omniglot")
+SEEDS = flags.DEFINE_integer("seeds", None, "number of seeds; that of the study by default")
 STEPS = flags.DEFINE_integer("steps", None, "meta-steps of a run")
 
 

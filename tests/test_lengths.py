@@ -17,7 +17,7 @@ from maml_jax.metrics import read_metrics
 from maml_jax.report import write_report
 from maml_jax.training import Interrupted, load_run, open_workdir, train, train_and_evaluate
 from maml_jax.types import PyTree
-from tests.inner.problems import assert_bits_equal
+from tests.inner.problems import assert_bits_equal, assert_moves
 from tests.runs import call, command, tiny_config
 from tests.test_resume import assert_same_run
 
@@ -205,3 +205,16 @@ def test_soft_evaluation_has_the_noise_of_training() -> None:
 
     assert_bits_equal(adapted("ramp", 1), adapted("ramp", 2))
     assert np.all(adapted("hard_concrete", 1) != adapted("hard_concrete", 2))
+
+
+def test_lengths_wait_until_they_are_learned() -> None:
+    config = adaptive_config()
+    config.halting.initial_length, config.outer.halting_from = 2.0, 20
+    experiment = build(config)
+    state = experiment.init()
+    first = state.meta_params
+    state, _ = experiment.train(state, 20)
+    assert_bits_equal(state.meta_params.halting, first.halting)
+    assert_moves(jax.tree.map(jnp.subtract, state.meta_params.init, first.init))
+    state, _ = experiment.train(state, 10)
+    assert_moves(jax.tree.map(jnp.subtract, state.meta_params.halting, first.halting))
