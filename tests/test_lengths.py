@@ -212,7 +212,7 @@ def test_lengths_wait_until_they_are_learned() -> None:
     config.halting.initial_length, config.outer.halting_from = 2.0, 20
     experiment = build(config)
     state = experiment.init()
-    first = state.meta_params
+    first = jax.tree.map(np.array, state.meta_params)  # a dispatch takes the state
     state, _ = experiment.train(state, 20)
     assert_bits_equal(state.meta_params.halting, first.halting)
     assert_moves(jax.tree.map(jnp.subtract, state.meta_params.init, first.init))
