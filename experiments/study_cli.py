@@ -35,6 +35,7 @@ def run(
     study = study._replace(arms={arm: arms[arm] for arm in arms if arm in chosen or arm in kept})
     record = studies.run(study, pathlib.Path(WORKDIR.value), kept)
     if earlier:
-        record["extends"] = {key: earlier[key] for key in provenance.KEYS} | {"arms": list(kept)}
+        source = {key: earlier[key] for key in provenance.KEYS} | {"arms": list(kept)}
+        record["extends"] = [*earlier.get("extends", ()), source]
     if KEEP.value or (KEEP.value is None and not ARMS.value):
         studies.keep(name, record, family.measure, reference(record))
