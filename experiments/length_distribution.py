@@ -18,13 +18,16 @@ _ARMS = flags.DEFINE_list("arms", None, "names of arms; all with learned lengths
 
 def draw(arms: dict[str, dict[str, np.ndarray]]) -> Figure:
     """Bars on a logarithmic axis: single parameters among thousands are what one looks for."""
-    paths = list(next(iter(arms.values())))
+    paths = list(dict.fromkeys(path for counts in arms.values() for path in counts))
     size = (4 * len(arms) + 1, 1.5 * len(paths) + 0.5)
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(len(paths), len(arms), squeeze=False, sharex="col", sharey=True)
     for column, (name, counts) in enumerate(arms.items()):
         for row, path in enumerate(paths):
-            axes, values = grid[row, column], counts[path]
+            axes, values = grid[row, column], counts.get(path)
+            if values is None:  # does not adapt in this arm
+                axes.set_axis_off()
+                continue
             axes.bar(np.arange(len(values)), values / values.sum(), width=0.9)
             axes.set(yscale="log", ylim=(1e-5, 1.5))
             axes.set_title(f"{path}, mean {np.average(range(len(values)), weights=values):.2f}")
