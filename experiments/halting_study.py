@@ -57,6 +57,11 @@ def make_arms(task: str, steps: int, k_max: int) -> dict[str, Arm]:
         "inner.rates": "parameter",
         rates[0]: rates[1][0],
     }
+    plus_plus = held | {
+        "halting.initial_length": float(steps),
+        "inner.rates": "tensor_step",
+        "outer.objective": "multi_step",
+    }
     as_published = {"outer.halting_from": 0} if on_sinusoid else {}
     normalization = {} if on_sinusoid else {"model.normalization": "per_step"}
     arms = {
@@ -68,6 +73,7 @@ def make_arms(task: str, steps: int, k_max: int) -> dict[str, Arm]:
         "sparse_maml": arm("sparse_maml", steps, masks, as_published),
         "adaptive_k": arm("adaptive_k", k_max, first, held),
         "adaptive_k_rates": arm("adaptive_k", k_max, lengths, with_rates),
+        "adaptive_k_plus_plus": arm("adaptive_k", k_max, rates, plus_plus | normalization),
     }
     if on_sinusoid:
         arms["adaptive_k_free"] = arm("adaptive_k", k_max, first, free)
