@@ -23,7 +23,9 @@ from maml_jax import provenance
 from maml_jax.inner import accelerated as acc
 from maml_jax.types import Array
 
-_STEPS = flags.DEFINE_float("steps", 10.0, "number of steps T over √condition", lower_bound=1.0)
+_STEPS = flags.DEFINE_float(
+    "steps_over_root", 10.0, "number of steps T over √condition", lower_bound=1.0
+)
 CONDITIONS = (10.0, 100.0, 10_000.0)
 COORDINATES = 50
 MADE_FOR_FINAL = ("OGM", "Chebyshev steps", "Chebyshev")  # the last is not: for comparison

@@ -28,7 +28,7 @@ from maml_jax.meta.tasks import task_keys
 from maml_jax.types import Array, MetaParams, Params
 
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "timed repetitions of each variant", lower_bound=5)
-_STEPS = flags.DEFINE_integer("steps", 1_000, "meta-steps a repetition")
+_STEPS = flags.DEFINE_integer("meta_steps", 1_000, "meta-steps a repetition")
 _INNER_STEPS = (1, 5, 20, 100)
 
 

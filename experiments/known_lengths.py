@@ -36,7 +36,7 @@ from maml_jax.meta.outer import keep_within
 from maml_jax.tasks import quadratic
 from maml_jax.types import Array, Params
 
-_STEPS = flags.DEFINE_integer("steps", 6_000, "meta-steps", lower_bound=1)
+_STEPS = flags.DEFINE_integer("meta_steps", 6_000, "meta-steps", lower_bound=1)
 _GATES = flags.DEFINE_list("gates", ["ramp", "sigmoid", "straight_through"], "kinds of gates")
 _COSTS = flags.DEFINE_list("costs", ["0", "0.02"], "weights of mean length / K_max")
 _NAME = flags.DEFINE_string("name", "known_lengths", "of the result")

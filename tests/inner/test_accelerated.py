@@ -233,7 +233,6 @@ def test_chebyshev_steps_stay_moderate_in_between() -> None:
     assert 1 < float(jnp.abs(points).max()) < 1e4
 
 
-@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("condition", [10.0, 10_000.0])
 def test_what_a_coordinate_loses_that_halts_before_the_final_step(condition: float) -> None:
     with jax.enable_x64(True):
@@ -252,6 +251,7 @@ def test_what_a_coordinate_loses_that_halts_before_the_final_step(condition: flo
     assert np.any(halted > 5 * made)
 
 
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("kind", ["pr", "hs"])
 def test_conjugate_gradients_end_after_n_steps(kind: str) -> None:
     h, transform = spectrum(10.0, 20), acc.scale_by_conjugate_gradient(kind)
