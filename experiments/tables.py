@@ -231,11 +231,12 @@ def study(name: str) -> str:
     head = ["arm", *head, "C, MFLOP (relative; seeds)", *lengths]
     head += ["not finite, test / training", "tuned"]
     seeds = len(record["arms"][reference]["runs"])
+    commands = [of["command"] for of in (*record.get("extends", ()), record)]
     return (
         f"{_markdown(head, body[::-1] if accuracy else body)}\n\n{seeds} seeds, "
         f"{record['config']['num_meta_steps']:,} meta-steps; "
         f"{record['hardware']}, {record['run_seconds'] / 60:.0f} minutes of training and testing; "
-        f"`{record['command']}`."
+        f"{', '.join(f'`{command}`' for command in commands)}."
     )
 
 
