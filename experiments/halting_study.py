@@ -50,7 +50,7 @@ def make_arms(task: str, steps: int, k_max: int) -> dict[str, Arm]:
     held = free | {
         "halting.cost": "compute",
         "halting.budget": steps / k_max,
-        "halting.dual_rate": 0.02,
+        "halting.dual_rate": 0.1 if on_sinusoid else 0.02,
     }
     with_rates = held | {
         "halting.initial_length": float(steps),

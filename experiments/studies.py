@@ -57,9 +57,10 @@ def family(name: str, num_meta_steps: int | None = None) -> Family:
             "eval.shots": 10,
             "outer.schedule": "cosine",
             "eval.num_episodes": 1_000,
+            "outer.clip_norm": 1.0,
         }
         rates, outer_rate = (0.0025, 0.005, 0.01, 0.02, 0.04), 6e-3
-        sizes = (2_000, 2, 10, 0.25, 301, 5, 20, "loss")
+        sizes = (2_000, 2, 10, 0.25, 401, 5, 20, "loss")
     else:
         base, steps = omniglot.get_config("20way_1shot_cpu"), num_meta_steps or 4_000
         changes = {
@@ -67,11 +68,11 @@ def family(name: str, num_meta_steps: int | None = None) -> Family:
             "model.filters": 32,
             "eval.num_episodes": 600,
             "eval.validation_every": 0,
+            "outer.clip": 1.0,
         }
         rates, outer_rate = (1.0, 2.0), 3e-3
         sizes = (500, 1, 3, 0.0, 101, 3, 10, "accuracy")
-    changes |= {"outer.learning_rate": outer_rate, "outer.clip": 1.0}
-    changes |= _lasting(steps, sizes[3])
+    changes |= {"outer.learning_rate": outer_rate} | _lasting(steps, sizes[3])
     base.update_from_flattened_dict(changes)
     return Family(base, [{"inner.learning_rate": rate} for rate in rates], *sizes)
 

@@ -124,6 +124,7 @@ _DEFAULTS: dict[str, Any] = {
         "schedule": "auto",
         "weight_decay": 0.0,  # of the initialization, with adamw
         "clip": 0.0,  # 0: no clipping; else gradient elements to ±clip
+        "clip_norm": 0.0,  # 0: no clipping; else the gradient's L2 norm
         "objective": "auto",
         "multi_step_anneal": 10_000,  # meta-steps
         "max_nonfinite": 100,  # skipped updates after which the run stops
@@ -226,6 +227,7 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "outer.schedule": _is_one_of(("auto", *SCHEDULES)),
     "outer.weight_decay": _AT_LEAST_0,
     "outer.clip": _AT_LEAST_0,
+    "outer.clip_norm": _AT_LEAST_0,
     "outer.objective": _is_one_of(("auto", *OBJECTIVES)),
     "outer.multi_step_anneal": _AT_LEAST_1,
     "outer.max_nonfinite": _AT_LEAST_0,

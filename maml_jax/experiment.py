@@ -93,7 +93,8 @@ def _outer(config: ConfigDict, schedule: str, halting: Halting | None) -> OuterS
         learned["learning_rates"] = optax.adam(over_time(outer.rates_learning_rate))
     if config.inner.learn_optimizer != "none":
         learned["optimizer"] = optax.adam(over_time(outer.optimizer_learning_rate))
-    return optax_outer(outer_chain(learned, clip=outer.clip or None))
+    chain = outer_chain(learned, clip=outer.clip or None, clip_norm=outer.clip_norm or None)
+    return optax_outer(chain)
 
 
 def _from_step(start: int, rate: Any) -> optax.Schedule:

@@ -68,13 +68,19 @@ def keep_within(low: float, high: float) -> optax.GradientTransformation:
 
 
 def outer_chain(
-    learned: dict[str, optax.GradientTransformation], *, clip: float | None = None
+    learned: dict[str, optax.GradientTransformation],
+    *,
+    clip: float | None = None,
+    clip_norm: float | None = None,
 ) -> optax.GradientTransformation:
     """One optax chain over MetaParams: an optimizer per learned field, the others held constant.
 
     Args:
       learned: field of MetaParams -> optimizer of that field.
       clip: clip every gradient element to ±clip first (miniImageNet's MAML: 10); None does not.
+      clip_norm: then scale the gradient of all learned fields together down to this L2 norm. A task
+        that diverges leaves a gradient of ±clip in every element, which Adam's second moment keeps
+        for 1/(1 − b2) meta-steps; one of a bounded norm it hardly notices.
 
     Raises:
       ValueError: a key of `learned` is not a field of MetaParams.
@@ -104,4 +110,5 @@ def outer_chain(
         )
 
     clipping = [] if clip is None else [optax.clip(clip)]
+    clipping += [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
     return optax.chain(*clipping, optax.partition(transforms, label_tree))

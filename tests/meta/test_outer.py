@@ -47,6 +47,16 @@ def test_clip_clips_every_element():
     np.testing.assert_array_equal(updates.learning_rates, -5.0)
 
 
+def test_clip_norm_scales_all_learned_fields_together():
+    meta = MetaParams(jnp.zeros(2), learning_rates=jnp.zeros(()))
+    fields = {"init": optax.sgd(1.0), "learning_rates": optax.sgd(1.0)}
+    optimizer = outer_chain(fields, clip=12.0, clip_norm=1.3)
+    grads = MetaParams(jnp.array([3.0, 4.0]), learning_rates=jnp.asarray(1e20))
+    updates, _ = optimizer.update(grads, optimizer.init(meta), meta)
+    np.testing.assert_allclose(updates.init, [-0.3, -0.4], rtol=1e-6)
+    np.testing.assert_allclose(updates.learning_rates, -1.2, rtol=1e-6)
+
+
 def test_unknown_field_is_named():
     with pytest.raises(ValueError, match=r"\['rates'\]; MetaParams has init, halting"):
         outer_chain({"init": optax.sgd(1.0), "rates": optax.sgd(1.0)})
