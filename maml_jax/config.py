@@ -125,6 +125,7 @@ _DEFAULTS: dict[str, Any] = {
         "weight_decay": 0.0,  # of the initialization, with adamw
         "clip": 0.0,  # 0: no clipping; else gradient elements to ±clip
         "clip_norm": 0.0,  # 0: no clipping; else the gradient's L2 norm
+        "task_clip_norm": 0.0,  # 0: no clipping; else that of every task's own gradient
         "objective": "auto",
         "multi_step_anneal": 10_000,  # meta-steps
         "max_nonfinite": 100,  # skipped updates after which the run stops
@@ -228,6 +229,7 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "outer.weight_decay": _AT_LEAST_0,
     "outer.clip": _AT_LEAST_0,
     "outer.clip_norm": _AT_LEAST_0,
+    "outer.task_clip_norm": _AT_LEAST_0,
     "outer.objective": _is_one_of(("auto", *OBJECTIVES)),
     "outer.multi_step_anneal": _AT_LEAST_1,
     "outer.max_nonfinite": _AT_LEAST_0,

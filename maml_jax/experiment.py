@@ -159,6 +159,7 @@ def _make_train_loop(
             outer,
             prepare=problem.prepare,
             tasks_per_chunk=config.tasks_per_chunk or _fastest_chunk(config),
+            task_clip_norm=config.outer.task_clip_norm or None,
         )
         return make_train_loop(train_step, meta_batch_size=config.meta_batch_size)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from maml_jax.meta.objective import TaskObjective
 from maml_jax.meta.outer import MetaObjective, OuterStep
@@ -55,6 +56,7 @@ def _batch_objective(
     episodes: PyTree,
     all_reduce: Callable[[PyTree], PyTree],
     chunk: int | None,
+    task_clip_norm: float | None,
 ) -> MetaObjective:
     """The meta-objective over this step's tasks; tasks with non-finite values or gradients drop."""
     keys = task_keys(state.key, state.step, task_indices)
@@ -93,7 +95,15 @@ def _batch_objective(
 
     def value_and_grad(meta_params: MetaParams) -> tuple[tuple[Array, PyTree], MetaParams]:
         gradient = jax.value_and_grad(of_task, has_aux=True)
-        ((loss, aux), grads), dropped = mean_over_finite(partial(gradient, meta_params))
+
+        def clipped(key: Array, raw: PyTree) -> tuple[tuple[Array, PyTree], MetaParams]:
+            result, grads = gradient(meta_params, key, raw)
+            if task_clip_norm is not None:
+                clip = optax.clip_by_global_norm(task_clip_norm)
+                grads, _ = clip.update(grads, clip.init(grads))
+            return result, grads
+
+        ((loss, aux), grads), dropped = mean_over_finite(clipped)
         return with_metrics(loss, aux, dropped), grads
 
     return MetaObjective(value, value_and_grad)
@@ -106,6 +116,7 @@ def make_train_step(
     *,
     prepare: Callable[[PyTree], Any] = lambda episode: episode,
     tasks_per_chunk: int | None = None,
+    task_clip_norm: float | None = None,
 ) -> TrainStep:
     """A meta-step over given tasks; it knows of no device.
 
@@ -116,6 +127,8 @@ def make_train_step(
       prepare: what is done on the device to an episode that the host gathered.
       tasks_per_chunk: None vmaps all tasks of a device at once; a number takes at most that
         many and accumulates their gradients, which bounds memory.
+      task_clip_norm: scale every task's meta-gradient down to this L2 norm before the mean: a task
+        that diverges then weighs no more than another.
 
     Returns:
       train_step(state, task_indices, all_reduce=identity, episodes=None) -> (state, metrics), with
@@ -138,6 +151,7 @@ def make_train_step(
             episodes,
             all_reduce,
             tasks_per_chunk,
+            task_clip_norm,
         )
         # −1 is no task's index: the outer step's randomness is its own.
         outer_key = task_keys(state.key, state.step, jnp.array([-1]))[0]
