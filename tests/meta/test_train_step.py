@@ -18,6 +18,7 @@ from tests.meta.problems import (
     mean_gradient,
     run,
     sample_point,
+    task_gradients,
 )
 
 
@@ -35,6 +36,19 @@ def test_one_step_is_the_mean_of_a_loop_over_tasks(chunk):
     assert metrics["loss"] == metrics["query_loss"]
     assert set(metrics) >= {"support_loss", "distance"}
     assert state.step == 1
+
+
+@pytest.mark.usefixtures("float64")
+def test_every_task_is_clipped_on_its_own():
+    most = 0.9
+    norms = np.array([optax.tree.norm(grads) for grads in task_gradients(0)])
+    assert 0 < np.sum(norms > most) < TASKS
+    factors = np.minimum(1, most / norms)
+    clipped = [optax.tree.scale(f, g) for f, g in zip(factors, task_gradients(0), strict=True)]
+    expected = jax.tree.map(lambda *g: sum(g) / TASKS, *clipped)
+    ((state, metrics),) = run(make_step(task_clip_norm=most))
+    assert_close(moved(state), expected)
+    assert metrics["nonfinite_tasks"] == 0
 
 
 def make_faulty_step(kind, bad_keys, **options):
@@ -69,15 +83,17 @@ KINDS = ["nan_query", "inf_query", "inf_gradient", "nan_support"]
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(
-    ("kind", "devices", "chunk"),
-    [(kind, None, None) for kind in KINDS]
-    + [("inf_gradient", None, 2), ("inf_gradient", 1, None), ("inf_gradient", 4, None)],
+    ("kind", "devices", "chunk", "clip"),
+    [(kind, None, None, None) for kind in KINDS]
+    + [("inf_gradient", None, 2, 1e6), ("inf_gradient", 1, None, None)]
+    + [("inf_gradient", 4, None, None)],
 )
-def test_one_task_of_eight_that_is_not_finite_is_dropped(kind, devices, chunk):
+def test_one_task_of_eight_that_is_not_finite_is_dropped(kind, devices, chunk, clip):
     bad = 3
     bad_keys = jax.random.key_data(episode_keys())[bad : bad + 1]
     ((state, metrics),) = run(
-        make_faulty_step(kind, bad_keys, tasks_per_chunk=chunk), devices=devices
+        make_faulty_step(kind, bad_keys, tasks_per_chunk=chunk, task_clip_norm=clip),
+        devices=devices,
     )
     others = [i for i in range(TASKS) if i != bad]
     assert_close(moved(state), mean_gradient(others))
