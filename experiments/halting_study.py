@@ -80,6 +80,9 @@ def make_arms(task: str, steps: int, k_max: int) -> dict[str, Arm]:
         arms["sparse_relu_maml"] = arm("sparse_relu_maml", steps, rates)
         arms["imaml"] = arm("imaml", steps, ("inner.proximal", (30.0,)))
         arms |= {name: arm(name, steps) for name in SINUSOID_ROWS}
+        by_task = {"outer.clip_norm": 0.0, "outer.task_clip_norm": 10.0}
+        arms["maml_by_task"] = arm("maml", steps, more=by_task)
+        arms["adaptive_k_by_task"] = arm("adaptive_k", k_max, first, held | by_task)
     return arms
 
 

@@ -57,10 +57,10 @@ def family(name: str, num_meta_steps: int | None = None) -> Family:
             "eval.shots": 10,
             "outer.schedule": "cosine",
             "eval.num_episodes": 1_000,
-            "outer.task_clip_norm": 1.0,
+            "outer.clip_norm": 1.0,
         }
         rates, outer_rate = (0.0025, 0.005, 0.01, 0.02, 0.04), 6e-3
-        sizes = (2_000, 2, 6, 0.25, 501, 5, 20, "loss")
+        sizes = (2_000, 2, 10, 0.25, 401, 5, 20, "loss")
     else:
         base, steps = omniglot.get_config("20way_1shot_cpu"), num_meta_steps or 4_000
         changes = {
