@@ -20,6 +20,7 @@ from maml_jax.errors import UsageError
 README = pathlib.Path(__file__).parent.parent / "README.md"
 PUBLISHED = {"maml": (0.67, 0.38, 0.35), "pretrained": (2.41, 2.23, 2.19)}  # 5 points, 1/5/10 steps
 STEPS = (1, 5, 10)
+LOSSES = {"loss": "MSE", "loss_median": "median"}  # over tasks
 EQUAL_COMPUTE = 0.05  # relative difference of C up to which arms are compared
 
 
@@ -139,12 +140,14 @@ def algorithms() -> str:
             row.paper,
             row.summary,
             ", ".join(f"`{key}={value}`" for key, value in row.settings.items()),
-            f"{losses[name]['loss']['mean']:.3f}" if name in losses else "",
+            " / ".join(_value(losses[name][of]["mean"], False) for of in LOSSES)
+            if name in losses
+            else "",
             f"{100 * accuracies[name]['accuracy']['mean']:.1f}" if name in accuracies else "",
         ]
         for name, row in ALGORITHMS.items()
     ]
-    head = ["`algorithm`", "paper", "what it is here", "what it sets", "sinusoid, MSE"]
+    head = ["`algorithm`", "paper", "what it is here", "what it sets", "sinusoid, MSE / median"]
     return _markdown([*head, "Omniglot 20-way 1-shot, %"], rows)
 
 
@@ -208,10 +211,10 @@ def study(name: str) -> str:
     record = results_io.read(name)
     reference, accuracy = record["reference"], record["measure"] == "accuracy"
     held = name.startswith("halting")  # arms are held to the reference's compute
-    measures = {"accuracy": "accuracy, %"} if accuracy else {"loss": "MSE", "loss_median": "median"}
+    measures = {"accuracy": "accuracy, %"} if accuracy else LOSSES
     rows = {row["arm"]: row for row in record["rows"]}
     body = []
-    for arm in sorted(rows, key=lambda arm: rows[arm][next(iter(measures))]["mean"]):
+    for arm in sorted(rows, key=lambda arm: rows[arm][list(measures)[-1]]["mean"]):
         row, cells = rows[arm], []
         for measure in measures:
             of = row[measure]
@@ -255,19 +258,19 @@ def halted_early() -> str:
 def pairs(name: str) -> str:
     """Adaptive K against each other arm of a kept halting study, paired by seed."""
     record = results_io.read(name)
-    measure, arms = record["measure"], record["arms"]
+    arms, accuracy = record["arms"], record["measure"] == "accuracy"
     compute = {row["arm"]: row["compute"] for row in record["rows"]}
     learned = [arm for arm in arms if arm.startswith("adaptive_k")]
     rows = []
     for other in (arm for arm in arms if arm not in learned):
-        reference = studies.last(arms[other]["runs"], measure)
-        cells = []
-        for arm in learned:
-            interval = studies.paired_interval(studies.last(arms[arm]["runs"], measure), reference)
-            relative = compute[arm] / compute[other]
-            cells.append(_against(*interval, measure == "accuracy", relative))
-        rows.append([other, *cells])
-    return _markdown(["against", *learned], rows)
+        for measure, text in {"accuracy": "%"}.items() if accuracy else LOSSES.items():
+            reference, cells = studies.last(arms[other]["runs"], measure), []
+            for arm in learned:
+                values = studies.last(arms[arm]["runs"], measure)
+                interval = studies.paired_interval(values, reference)
+                cells.append(_against(*interval, accuracy, compute[arm] / compute[other]))
+            rows.append([other, text, *cells])
+    return _markdown(["against", "", *learned], rows)
 
 
 def lengths_sinusoid() -> str:

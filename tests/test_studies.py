@@ -80,6 +80,12 @@ def test_a_study_tunes_trains_compares_and_resumes(
     table = tables.study("tiny").splitlines()
     assert len(table) == 2 + len(rows) + 2
     assert sum("| adaptive_k |" in line for line in table) == 1
+    of_means, of_medians = tables.pairs("tiny").splitlines()[2:]
+    for line, measure in ((of_means, "loss"), (of_medians, "loss_median")):
+        difference = studies.last(adaptive["runs"], measure) - studies.last(
+            record["arms"]["maml"]["runs"], measure
+        )
+        assert line.startswith(f"| maml | {tables.LOSSES[measure]} | {difference.mean():+.3f} ±")
 
 
 def test_a_paired_interval_is_that_of_the_paired_t_test() -> None:
