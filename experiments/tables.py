@@ -270,7 +270,7 @@ def pairs(name: str) -> str:
                 interval = studies.paired_interval(values, reference)
                 cells.append(_against(*interval, accuracy, compute[arm] / compute[other]))
             rows.append([other, text, *cells])
-    return _markdown(["against", "", *learned], rows)
+    return _markdown(["against", "measure", *learned], rows)
 
 
 def lengths_sinusoid() -> str:
