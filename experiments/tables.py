@@ -274,10 +274,10 @@ def pairs(name: str) -> str:
 
 
 def lengths_sinusoid() -> str:
-    """Learned lengths tensor by tensor, of the arm without a budget and of the one with it."""
+    """Learned lengths tensor by tensor, of the arm without a budget and of two with it."""
     arms = results_io.read("halting_sinusoid")["arms"]
     rows = []
-    for name in ("adaptive_k_free", "adaptive_k"):
+    for name in ("adaptive_k_free", "adaptive_k", "adaptive_k_rates"):
         for path, counts in studies.counts_of(arms[name]).items():
             shares = [f"{100 * counts[k] / counts.sum():.1f}%" for k in (0, -1)]
             mean = np.average(range(len(counts)), weights=counts)
