@@ -51,7 +51,7 @@ def methods(condition: float, num_steps: int) -> dict[str, Method]:
         "Chebyshev steps": (acc.scale_by_chebyshev_steps(smallest, 1.0, num_steps), 1.0),
         "Chebyshev": (acc.scale_by_chebyshev(smallest, 1.0), 1.0),
         "Barzilai-Borwein": (
-            acc.scale_by_barzilai_borwein(1.0, largest_step=2 * condition),
+            acc.scale_by_barzilai_borwein(1.0, largest=2 * condition),
             1.0,
         ),
         "conjugate gradients": (acc.scale_by_conjugate_gradient(), 1.0),

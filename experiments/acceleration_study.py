@@ -3,9 +3,9 @@
 python -m experiments.acceleration_study --task=sinusoid --workdir=runs/acceleration_sinusoid
 
 Same cost of a step, same initial length and K_max in all arms; every arm gets the same number of
-trials on separate validation tasks. Gradient descent is also given learned rates per tensor: only
-a gain over the best of the two counts as acceleration. --k_max=40 repeats it at twice the length,
-in a workdir of its own. Resumes where it was stopped; keeps its result in
+trials on separate validation tasks. Gradient descent is also given learned rates, per tensor and
+per parameter: only a gain over the best of the three counts as acceleration. --k_max=40 repeats it
+at twice the length, in a workdir of its own. Resumes where it was stopped; keeps its result in
 experiments/results/acceleration_TASK_KMAX.json. With --arms it trains these alone, so that several
 processes can share a workdir, and keeps no result unless --keep; --extend adds them to the kept
 result, without the workdirs of the arms it has.
@@ -24,20 +24,9 @@ from maml_jax.inner.optimizers import INNER_OPTIMIZERS
 flags.adopt_module_key_flags(study_cli)
 _K_MAX = flags.DEFINE_integer("k_max", None, "largest length; 20 for sinusoid, 10 for omniglot")
 
-ARMS: dict[str, dict[str, Any]] = {
-    "gd": {},
-    "gd_rates": {"inner.rates": "tensor"},
-    **{name: {"inner.optimizer": name} for name in INNER_OPTIMIZERS if name != "sgd"},
-    "meta_curvature": {"inner.optimizer": "meta_curvature", "inner.learn_optimizer": "global"},
-    **{
-        f"learned_momentum_{granularity}": {
-            "inner.optimizer": "heavy_ball",
-            "inner.learn_optimizer": granularity,
-            "inner.rates": granularity,
-        }
-        for granularity in ("tensor", "parameter")
-    },
-}
+GRANULARITIES = ("tensor", "parameter")
+GRADIENT_DESCENT = ("gd", *(f"gd_rates_{granularity}" for granularity in GRANULARITIES))
+RATES_OF_RATES = {"sinusoid": 1e-4, "omniglot": 2e-3}  # of rates per parameter, which are no logs
 MOST_SEEDS = 5  # there are four times as many arms as in the study of halting
 # Arms of the halting study chose the lower of 1 and 2; momentum 0.8 makes a rate 5 times as large.
 OMNIGLOT_RATES = (0.125, 0.25, 0.5, 1.0, 2.0)
@@ -59,19 +48,48 @@ def shared_settings(k_max: int) -> dict[str, Any]:
     }
 
 
+def make_arms(task: str) -> dict[str, Arm]:
+    """Gradient descent, with learned rates too, and every inner optimizer."""
+    rates: dict[str, dict[str, Any]] = {
+        "tensor": {"inner.rates": "tensor"},
+        "parameter": {
+            "inner.rates": "parameter",
+            "outer.rates_learning_rate": RATES_OF_RATES[task],
+        },
+    }
+    overrides: dict[str, dict[str, Any]] = {
+        "gd": {},
+        **{f"gd_rates_{granularity}": rates[granularity] for granularity in GRANULARITIES},
+        **{name: {"inner.optimizer": name} for name in INNER_OPTIMIZERS if name != "sgd"},
+        **{
+            f"learned_momentum_{granularity}": {
+                "inner.optimizer": "heavy_ball",
+                "inner.learn_optimizer": granularity,
+                **rates[granularity],
+            }
+            for granularity in GRANULARITIES
+        },
+    }
+    overrides["meta_curvature"] |= {
+        "inner.learn_optimizer": "global",
+        "outer.optimizer_learning_rate": 1e-3,  # a step changes every entry of a matrix
+    }
+    return {name: Arm(of) for name, of in overrides.items()}
+
+
 def best_gradient_descent(record: dict[str, Any], measure: str) -> str:
-    """The arm of gradient descent that accelerated ones are compared to: the better on the tests.
+    """The arm of gradient descent that accelerated ones are compared to: the best on the tests.
 
     Raises:
       UsageError: no such arm was trained.
     """
     scores = {
         arm: float(np.mean(studies.last(record["arms"][arm]["runs"], measure)))
-        for arm in ("gd", "gd_rates")
+        for arm in GRADIENT_DESCENT
         if arm in record["arms"]
     }
     if not scores:
-        raise UsageError(f"--arms={','.join(record['arms'])} has no gd or gd_rates; add one")
+        raise UsageError(f"--arms={','.join(record['arms'])} has no gd; add it")
     return (max if measure == "accuracy" else min)(scores, key=scores.__getitem__)
 
 
@@ -83,10 +101,12 @@ def main(_: list[str]) -> None:
         family = family._replace(trials=[{"inner.learning_rate": rate} for rate in OMNIGLOT_RATES])
     k_max = _K_MAX.value or family.k_max
     family.base.update_from_flattened_dict(shared_settings(k_max))
-    arms = {name: Arm(overrides) for name, overrides in ARMS.items()}
+    measure = family.measure
+    if measure == "loss":  # by the median, in tuning as in the comparison
+        measure = "loss_median"
+        family = family._replace(tuned_by="validation_loss_median", nonfinite_allowed=0.01)
     name = f"acceleration_{task}_{k_max}"
-    measure = "loss_median" if family.measure == "loss" else family.measure
-    study_cli.run(name, family, arms, lambda of: best_gradient_descent(of, measure))
+    study_cli.run(name, family, make_arms(task), lambda of: best_gradient_descent(of, measure))
 
 
 if __name__ == "__main__":

@@ -37,6 +37,8 @@ class Family(NamedTuple):
     steps: int  # inner steps of MAML whose compute all arms are held to
     k_max: int
     measure: str  # of the evaluation; "loss" or "accuracy"
+    tuned_by: str = "validation_score"  # what tuning maximises: accuracy or −loss; or a loss's name
+    nonfinite_allowed: float = 0.0  # share of validation tasks; a trial with more loses
 
 
 def _lasting(num_meta_steps: int, wait: float) -> dict[str, int]:
@@ -111,11 +113,13 @@ def _record(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         jax.clear_caches()  # the programs of dozens of runs exhaust a process' memory maps
 
 
-def validation_score(workdir: pathlib.Path) -> float:
-    """The last validation's score of a run: accuracy, or −loss; −inf where a task diverged."""
+def validation_score(family: Family, workdir: pathlib.Path) -> float:
+    """The last validation's score of a run; −inf where too many tasks diverged."""
     last = [line for line in read_metrics(workdir) if "validation_score" in line][-1]
-    score: float = last["validation_score"]
-    return score if np.isfinite(score) and not last["validation_nonfinite"] else -np.inf
+    score: float = last[family.tuned_by]
+    score = score if family.tuned_by == "validation_score" else -score
+    most = family.nonfinite_allowed * family.base.eval.validation_episodes
+    return score if np.isfinite(score) and last["validation_nonfinite"] <= most else -np.inf
 
 
 def _seeds(study: Study) -> range:
@@ -126,8 +130,13 @@ def _trials(study: Study, arm: str) -> list[Overrides]:
     return [{**trial, **value} for trial in study.family.trials for value in study.arms[arm].knob]
 
 
-def tune(study: Study, arm: str, root: pathlib.Path) -> tuple[Overrides, list[dict[str, Any]]]:
-    """The trial with the best validation score, mean over seeds, and all trials with theirs."""
+def tune(
+    study: Study, arm: str, root: pathlib.Path
+) -> tuple[Overrides | None, list[dict[str, Any]]]:
+    """The trial with the best validation score, mean over seeds, and all trials with theirs.
+
+    None where every trial diverged.
+    """
     overrides, trials = study.arms[arm].overrides, _trials(study, arm)
     short = _lasting(study.family.tuning_steps, study.family.wait) | {
         "eval.validation_every": study.family.tuning_steps,
@@ -142,7 +151,7 @@ def tune(study: Study, arm: str, root: pathlib.Path) -> tuple[Overrides, list[di
             _record(config, workdir)
         except UsageError:  # more non-finite updates than are allowed
             return -np.inf
-        return validation_score(workdir)
+        return validation_score(study.family, workdir)
 
     seeds = range(study.family.tuning_seeds)
     scores = [np.mean([score(index, seed) for seed in seeds]) for index in range(len(trials))]
@@ -150,14 +159,15 @@ def tune(study: Study, arm: str, root: pathlib.Path) -> tuple[Overrides, list[di
         {**trial, "validation_score": score if np.isfinite(score) else None}
         for trial, score in zip(trials, scores, strict=True)
     ]
-    return trials[int(np.argmax(scores))], results
+    best = int(np.argmax(scores))
+    return trials[best] if np.isfinite(scores[best]) else None, results
 
 
 def _run_arm(study: Study, arm: str, root: pathlib.Path) -> dict[str, Any]:
     choice, trials = tune(study, arm, root)
     runs = []
-    for seed in _seeds(study):
-        config = configure(study, study.arms[arm].overrides, choice, {"seed": seed})
+    for seed in _seeds(study) if choice is not None else ():
+        config = configure(study, study.arms[arm].overrides, choice or {}, {"seed": seed})
         record = _record(config, root / f"{arm}_{seed}")
         runs.append({key: v for key, v in record.items() if key not in provenance.KEYS})
     overrides = study.arms[arm].overrides
@@ -169,6 +179,8 @@ def _settings(family: Family) -> dict[str, Any]:
         "config": family.base.to_dict(),
         "tuning_steps": family.tuning_steps,
         "tuning_seeds": family.tuning_seeds,
+        "tuned_by": family.tuned_by,
+        "nonfinite_allowed": family.nonfinite_allowed,
     }
     return dict(json.loads(json.dumps(settings)))  # tuples as lists: as a result has them
 
@@ -181,7 +193,8 @@ def kept_arms(study: Study, kept: Mapping[str, Any]) -> dict[str, Any]:
     """
     now = _settings(study.family) | {"versions": provenance.describe()["versions"]}
     for key, value in now.items():
-        other = differences(value, kept[key], ()) if key == "config" else value != kept[key]
+        before = kept.get(key, Family._field_defaults.get(key))
+        other = differences(value, before, ()) if key == "config" else value != before
         if other:
             raise UsageError(f"the kept result has another {key}; train all arms, without --extend")
     seeds = list(_seeds(study))
@@ -195,7 +208,7 @@ def kept_arms(study: Study, kept: Mapping[str, Any]) -> dict[str, Any]:
         return (
             tuned == _trials(study, name)
             and arm["overrides"] == study.arms[name].overrides
-            and [run["seed"] for run in arm["runs"]] == seeds
+            and [run["seed"] for run in arm["runs"]] in (seeds, [])
         )
 
     return {name: kept["arms"][name] for name in study.arms if alike(name)}
@@ -261,7 +274,7 @@ def _shorter(
 
 
 def summarise(record: dict[str, Any], measure: str, reference: str) -> list[dict[str, Any]]:
-    """One row an arm: measures, compute, lengths, and the difference to the reference arm.
+    """One row an arm that has runs: measures, compute, lengths, difference to the reference arm.
 
     A loss is compared by its mean over tasks and by their median: one task in thousands that
     diverges decides a mean.
@@ -269,7 +282,8 @@ def summarise(record: dict[str, Any], measure: str, reference: str) -> list[dict
     rows = []
     measures = ("loss", "loss_median") if measure == "loss" else (measure,)
     baseline = record["arms"][reference]["runs"]
-    for arm, result in record["arms"].items():
+    trained = {name: arm for name, arm in record["arms"].items() if arm["runs"]}
+    for arm, result in trained.items():
         runs = result["runs"]
         lengths = [run["lengths"] for run in runs if "lengths" in run]
         rows.append(

@@ -218,7 +218,8 @@ def study(name: str) -> str:
         row, cells = rows[arm], []
         for measure in measures:
             of = row[measure]
-            relative = row["compute"] / rows[reference]["compute"] if held else 1.0
+            relative = row["compute"] / rows[reference]["compute"]
+            relative = relative if held else max(relative, 1.0)  # less for no worse is a gain
             against = _against(of["difference"], of["half_width"], accuracy, relative)
             cells += [_value(of["mean"], accuracy), "" if arm == reference else against]
         settings = record["arms"][arm]["overrides"] | row["choice"]
@@ -235,11 +236,13 @@ def study(name: str) -> str:
     head += ["not finite, test / training", "tuned"]
     seeds = len(record["arms"][reference]["runs"])
     commands = [of["command"] for of in (*record.get("extends", ()), record)]
+    diverged = ", ".join(f"`{arm}`" for arm in record["arms"] if arm not in rows)
     return (
         f"{_markdown(head, body[::-1] if accuracy else body)}\n\n{seeds} seeds, "
         f"{record['config']['num_meta_steps']:,} meta-steps; "
         f"{record['hardware']}, {record['run_seconds'] / 60:.0f} minutes of training and testing; "
         f"{', '.join(f'`{command}`' for command in commands)}."
+        + (f" Every trial diverged: {diverged}." if diverged else "")
     )
 
 

@@ -214,6 +214,7 @@ class _Selection:
         last = {name: float(est.mean[-1]) for name, est in evaluation.estimates.items()}
         score = last.get("accuracy", -last["loss"])
         values = {f"validation_{name}": value for name, value in last.items()}
+        values["validation_loss_median"] = float(evaluation.estimates["loss"].median[-1])
         values |= {"validation_score": score, "validation_nonfinite": evaluation.nonfinite}
         progress.write_validation(int(state.step), values)
         if score > self._best:

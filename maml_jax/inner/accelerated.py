@@ -52,8 +52,12 @@ def _subtract(a: PyTree, b: PyTree) -> PyTree:
 
 def _dot(a: PyTree, b: PyTree) -> Array:
     """Σ a b over all coordinates, in float32 or better."""
-    parts = jax.tree.map(lambda x, y: jnp.sum(x * y, dtype=jnp.promote_types(x.dtype, float)), a, b)
-    return sum(jax.tree.leaves(parts), jnp.zeros(()))
+
+    def of_leaf(x: Array, y: Array) -> Array:
+        dtype = jnp.promote_types(x.dtype, jnp.float32)
+        return jnp.sum(x.astype(dtype) * y.astype(dtype))
+
+    return sum(jax.tree.leaves(jax.tree.map(of_leaf, a, b)), jnp.zeros(()))
 
 
 def _moving(tree: PyTree, gate: PyTree | None) -> PyTree:
@@ -251,8 +255,11 @@ def adaptive_restart(
     then needs `value`.
 
     Args:
-      inner: any transform; it starts anew from init(params).
-      scheme: `gradient` or `value`.
+      inner: a `scale_by_*`, which returns u before any −α (an optimizer's −αu always points
+        downhill, and would restart at every step). It starts anew from init(params); one made for a
+        final T then counts its steps from 0 again.
+      scheme: `gradient` or `value`; by value, halted coordinates matter as far as they matter to
+        the loss.
 
     Raises:
       ValueError: an unknown scheme, or `value` missing from an update that needs it.
@@ -287,8 +294,9 @@ def adaptive_restart(
             uphill = value > state.value
         else:
             movement = getattr(kept, "momentum", went_on)
-            gated = movement if gate is None else jax.tree.map(jnp.multiply, gate, movement)
-            uphill = _dot(updates, gated) < 0
+            if gate is not None:
+                movement = jax.tree.map(jnp.multiply, gate, _moving(movement, gate))
+            uphill = _dot(updates, movement) < 0
         new_value = state.value if value is None else jnp.asarray(value, state.value.dtype)
         return _select(uphill, restarted, went_on), RestartState(
             _select(uphill, fresh, kept), new_value, state.restarts + uphill
@@ -408,8 +416,8 @@ def scale_by_barzilai_borwein(
     initial_step: Array | float,
     kind: str = "long",
     *,
-    smallest_step: float = 1e-6,
-    largest_step: float = 10.0,
+    smallest: float = 0.1,
+    largest: float = 10.0,
 ) -> optax.GradientTransformationExtraArgs:
     """Barzilai–Borwein: u = α_k g with α_k = s·s/s·y (long) or s·y/y·y (short); run with α = 1.
 
@@ -419,8 +427,8 @@ def scale_by_barzilai_borwein(
     Args:
       initial_step: of the first step; may be learned.
       kind: `long` or `short`.
-      smallest_step: safeguard.
-      largest_step: safeguard.
+      smallest: safeguard, the smallest step relative to the initial one.
+      largest: safeguard, the largest step relative to the initial one.
 
     Raises:
       ValueError: an unknown kind, or an update without params.
@@ -454,7 +462,8 @@ def scale_by_barzilai_borwein(
         else:
             numerator, denominator = product, _dot(change, change)
         step = _ratio(numerator, denominator, state.step, (product > 0) & (state.taken > 0))
-        step = jnp.clip(step, smallest_step, largest_step).astype(state.step.dtype)
+        step = jnp.clip(step, smallest * initial_step, largest * initial_step)
+        step = step.astype(state.step.dtype)
         return _times(step, updates), PreviousState(params, updates, step, state.taken + 1)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -508,7 +517,7 @@ def scale_by_conjugate_gradient(kind: str = "pr") -> optax.GradientTransformatio
             numerator, denominator = -numerator, _dot(last, change)
         beta = _ratio(numerator, denominator, 0.0)
         beta = jnp.where(beta > 0, beta, 0.0)
-        direction = _add(updates, _times(beta, state.direction))
+        direction = _add(updates, _times(beta, last))
         descends = _dot(gradient, _moving(direction, gate)) > 0
         direction = _select(descends, direction, updates)
         return direction, ConjugateState(updates, direction)
@@ -694,10 +703,16 @@ def chebyshev(
 
 
 def barzilai_borwein(
-    initial_step: Array | float, kind: str = "long"
+    initial_step: Array | float,
+    kind: str = "long",
+    *,
+    smallest: float = 0.1,
+    largest: float = 10.0,
 ) -> optax.GradientTransformationExtraArgs:
     """`scale_by_barzilai_borwein` as an optimizer."""
-    return _optimizer(scale_by_barzilai_borwein(initial_step, kind))
+    return _optimizer(
+        scale_by_barzilai_borwein(initial_step, kind, smallest=smallest, largest=largest)
+    )
 
 
 def conjugate_gradient(
@@ -707,6 +722,15 @@ def conjugate_gradient(
     return _optimizer(scale_by_conjugate_gradient(kind), learning_rate)
 
 
-def anderson(step: Array | float, window: int = 5) -> optax.GradientTransformationExtraArgs:
+def anderson(
+    step: Array | float, window: int = 5, *, regularization: float = 1e-4
+) -> optax.GradientTransformationExtraArgs:
     """`scale_by_anderson` as an optimizer."""
-    return _optimizer(scale_by_anderson(step, window))
+    return _optimizer(scale_by_anderson(step, window, regularization=regularization))
+
+
+def curvature(
+    learning_rate: optax.ScalarOrSchedule, matrices: PyTree
+) -> optax.GradientTransformationExtraArgs:
+    """`scale_by_curvature` with a learning rate."""
+    return _optimizer(scale_by_curvature(matrices), learning_rate)

@@ -290,7 +290,7 @@ def test_anderson_with_a_full_window_ends_like_gmres() -> None:
 @pytest.mark.parametrize("kind", ["long", "short"])
 def test_barzilai_borwein_is_faster_than_tuned_gradient_descent(kind: str) -> None:
     h = spectrum(100.0, 20)
-    transform = acc.scale_by_barzilai_borwein(0.1, kind, largest_step=200.0)
+    transform = acc.scale_by_barzilai_borwein(0.1, kind, largest=2_000.0)
     points, _ = iterate(transform, 1.0, h, jnp.ones_like(h), 100)
     descent, _ = iterate(optax.identity(), 2 / 1.01, h, jnp.ones_like(h), 100)
     assert float(jnp.abs(points[-1]).max()) < 0.1 * float(jnp.abs(descent[-1]).max())
