@@ -1,4 +1,4 @@
-"""Error against steps of every accelerated method on a quadratic, beside the lower bound.
+"""Error against steps of the accelerated methods on a quadratic, beside the lower bound.
 
 python -m experiments.acceleration_rates
 
@@ -37,24 +37,28 @@ Method = tuple[optax.GradientTransformation, float]  # transform, α
 def methods(condition: float, num_steps: int) -> dict[str, Method]:
     """Every method at the parameters that its rate is stated for; L = 1, μ = 1/κ."""
     root, smallest = np.sqrt(condition), 1 / condition
-    heavy = ((root - 1) / (root + 1)) ** 2
-    tuned = acc.scale_by_heavy_ball(heavy), 4 / (1 + np.sqrt(smallest)) ** 2
+    best = (root - 1) / (root + 1)
+    heavy = acc.scale_by_heavy_ball(best**2), 4 / (1 + np.sqrt(smallest)) ** 2
     fista = acc.scale_by_nesterov_sequence()
+
+    def barzilai_borwein(kind: str) -> optax.GradientTransformation:
+        return acc.scale_by_barzilai_borwein(1.0, kind, largest=2 * condition)
+
     return {
         "gradient descent": (optax.identity(), 2 / (1 + smallest)),
-        "heavy ball": tuned,
-        "heavy ball, restarted": (acc.adaptive_restart(tuned[0]), tuned[1]),
+        "heavy ball": heavy,
+        "heavy ball, restarted": (acc.adaptive_restart(heavy[0]), heavy[1]),
         "Nesterov, strongly convex": (acc.scale_by_nesterov_strongly_convex(smallest), 1.0),
         "Nesterov, t-sequence": (fista, 1.0),
         "Nesterov, restarted": (acc.adaptive_restart(fista), 1.0),
+        "Nesterov, restarted by value": (acc.adaptive_restart(fista, "value"), 1.0),
         "OGM": (acc.scale_by_ogm(num_steps), 1.0),
         "Chebyshev steps": (acc.scale_by_chebyshev_steps(smallest, 1.0, num_steps), 1.0),
         "Chebyshev": (acc.scale_by_chebyshev(smallest, 1.0), 1.0),
-        "Barzilai-Borwein": (
-            acc.scale_by_barzilai_borwein(1.0, largest=2 * condition),
-            1.0,
-        ),
-        "conjugate gradients": (acc.scale_by_conjugate_gradient(), 1.0),
+        "Barzilai-Borwein, long": (barzilai_borwein("long"), 1.0),
+        "Barzilai-Borwein, short": (barzilai_borwein("short"), 1.0),
+        "conjugate gradients, PR+": (acc.scale_by_conjugate_gradient("pr"), 1.0),
+        "conjugate gradients, HS": (acc.scale_by_conjugate_gradient("hs"), 1.0),
         "Anderson, m = 5": (acc.scale_by_anderson(1.0, 5, regularization=1e-12), 1.0),
     }
 
@@ -115,7 +119,7 @@ def draw(errors: dict[str, dict[str, list[float]]]) -> Figure:
         figure.subplots(1, len(CONDITIONS)), errors.items(), strict=True
     ):
         for color, (name, values) in zip(colors, curves.items(), strict=True):
-            style = ":" if name.endswith("restarted") else "-"
+            style = ":" if "restarted" in name else "-"
             if name == BOUND:
                 color, style = "black", "--"
             axes.plot(np.maximum(values, 1e-16), style, color=color, label=name)

@@ -18,6 +18,7 @@ from absl import flags
 
 from experiments import cli, studies, study_cli
 from experiments.studies import Arm
+from experiments.task_flag import TASK
 from maml_jax.errors import UsageError
 from maml_jax.inner.optimizers import INNER_OPTIMIZERS
 
@@ -25,7 +26,6 @@ flags.adopt_module_key_flags(study_cli)
 _K_MAX = flags.DEFINE_integer("k_max", None, "largest length; 20 for sinusoid, 10 for omniglot")
 
 GRANULARITIES = ("tensor", "parameter")
-GRADIENT_DESCENT = ("gd", *(f"gd_rates_{granularity}" for granularity in GRANULARITIES))
 RATES_OF_RATES = {"sinusoid": 1e-4, "omniglot": 2e-3}  # of rates per parameter, which are no logs
 MOST_SEEDS = 5  # there are four times as many arms as in the study of halting
 # Arms of the halting study chose the lower of 1 and 2; momentum 0.8 makes a rate 5 times as large.
@@ -84,9 +84,9 @@ def best_gradient_descent(record: dict[str, Any], measure: str) -> str:
       UsageError: no such arm was trained.
     """
     scores = {
-        arm: float(np.mean(studies.last(record["arms"][arm]["runs"], measure)))
-        for arm in GRADIENT_DESCENT
-        if arm in record["arms"]
+        name: float(np.mean(studies.last(arm["runs"], measure)))
+        for name, arm in record["arms"].items()
+        if arm["runs"] and "inner.optimizer" not in arm["overrides"]
     }
     if not scores:
         raise UsageError(f"--arms={','.join(record['arms'])} has no gd; add it")
@@ -95,7 +95,7 @@ def best_gradient_descent(record: dict[str, Any], measure: str) -> str:
 
 def main(_: list[str]) -> None:
     """Tunes, trains, compares and keeps."""
-    task, family = study_cli.TASK.value, study_cli.family()
+    task, family = TASK.value, study_cli.family()
     family = family._replace(seeds=min(family.seeds, MOST_SEEDS))
     if task == "omniglot":
         family = family._replace(trials=[{"inner.learning_rate": rate} for rate in OMNIGLOT_RATES])

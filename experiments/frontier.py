@@ -3,8 +3,9 @@
 python -m experiments.frontier --task=omniglot
 
 Every arm is a curve over its inner steps, mean over seeds, with a marker where it ends; the lower
-left of a median loss, or the upper left of an accuracy, is best. Of the arms with accelerated
-methods the best four at each K_max. Writes experiments/results/frontier_TASK.png.
+left of a median loss, or the upper left of an accuracy, is best. Of the study of accelerated
+methods the best gradient descent and the best four others, at each K_max. Writes
+experiments/results/frontier_TASK.png.
 """
 
 from typing import Any
@@ -14,16 +15,17 @@ import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
-from experiments import cli, results_io
+from experiments import cli, results_io, task_flag
+from experiments.task_flag import TASK
 
-_TASK = flags.DEFINE_enum("task", "sinusoid", ["sinusoid", "omniglot"], "family of tasks")
+flags.adopt_module_key_flags(task_flag)
 BEST = 4
 # A mean of losses is decided by the one task in thousands that diverges.
 _MEASURE = {"sinusoid": "loss_median", "omniglot": "accuracy"}
 
 
 def curves(task: str) -> dict[str, list[dict[str, Any]]]:
-    """Arm -> its runs: all of the halting study, the BEST accelerated ones of each K_max."""
+    """Arm -> its runs: all of the halting study; at each K_max the reference and BEST others."""
     measure = _MEASURE[task]
     arms: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(results_io.RESULTS.glob(f"halting_{task}*.json")):
@@ -31,8 +33,13 @@ def curves(task: str) -> dict[str, list[dict[str, Any]]]:
     for path in sorted(results_io.RESULTS.glob(f"acceleration_{task}_*.json")):
         record = results_io.read(path.stem)
         k_max = record["config"]["inner"]["num_steps"]
-        scores = {row["arm"]: row[measure]["mean"] for row in record["rows"]}
-        for name in sorted(scores, key=scores.__getitem__, reverse=measure == "accuracy")[:BEST]:
+        scores = {
+            row["arm"]: row[measure]["mean"]
+            for row in record["rows"]
+            if "inner.optimizer" in record["arms"][row["arm"]]["overrides"]
+        }
+        best = sorted(scores, key=scores.__getitem__, reverse=measure == "accuracy")[:BEST]
+        for name in (record["reference"], *best):
             arms[f"adaptive_k + {name}, K_max {k_max}"] = record["arms"][name]["runs"]
     return arms
 
@@ -62,8 +69,8 @@ def draw(task: str) -> Figure:
 
 def main(_: list[str]) -> None:
     """Draws and keeps."""
-    path = results_io.RESULTS / f"frontier_{_TASK.value}.png"
-    draw(_TASK.value).savefig(path, dpi=100)
+    path = results_io.RESULTS / f"frontier_{TASK.value}.png"
+    draw(TASK.value).savefig(path, dpi=100)
     print(path)
 
 

@@ -16,6 +16,7 @@ from absl import flags
 
 from experiments import cli, study_cli
 from experiments.studies import Arm, Overrides
+from experiments.task_flag import TASK
 
 flags.adopt_module_key_flags(study_cli)
 HEAD_STEPS = 3  # of the last layer alone cost what one full step does, within 4%
@@ -88,7 +89,7 @@ def make_arms(task: str, steps: int, k_max: int) -> dict[str, Arm]:
 
 def main(_: list[str]) -> None:
     """Tunes, trains, compares and keeps."""
-    task, family = study_cli.TASK.value, study_cli.family()
+    task, family = TASK.value, study_cli.family()
     family = family._replace(trials=[{"inner.learning_rate": rate} for rate in ALPHAS[task]])
     arms = make_arms(task, family.steps, family.k_max)
     study_cli.run(f"halting_{task}", family, arms, lambda _: "maml")

@@ -6,12 +6,13 @@ from typing import Any
 
 from absl import flags
 
-from experiments import cli, results_io, studies
+from experiments import cli, results_io, studies, task_flag
 from experiments.studies import Arm, Family
+from experiments.task_flag import TASK
 from maml_jax import provenance
 
 WORKDIR = cli.define_workdir()
-TASK = flags.DEFINE_enum("task", "sinusoid", ["sinusoid", "omniglot"], "family of tasks")
+flags.adopt_module_key_flags(task_flag)
 ARMS = flags.DEFINE_list("arms", None, "names of arms; all by default")
 KEEP = flags.DEFINE_bool("keep", None, "keep the result; by default where all arms were trained")
 EXTEND = flags.DEFINE_bool("extend", False, "add the arms to the kept result")

@@ -170,12 +170,16 @@ def known_lengths() -> str:
     return _markdown([*head, "largest gap of a loss", "mean K (best)"], rows)
 
 
+def _verdict(difference: float, half_width: float, accuracy: bool) -> str:
+    better = difference if accuracy else -difference
+    return "wins" if better > half_width else "loses" if better < -half_width else "even"
+
+
 def _against(
     difference: float, half_width: float, accuracy: bool, relative_compute: float = 1.0
 ) -> str:
     """A paired difference with its interval, and who wins at equal compute; an accuracy in %."""
-    better = difference if accuracy else -difference
-    verdict = "wins" if better > half_width else "loses" if better < -half_width else "even"
+    verdict = _verdict(difference, half_width, accuracy)
     if abs(relative_compute - 1) > EQUAL_COMPUTE:
         verdict = f"at {relative_compute:.2f} C"
     if accuracy:
@@ -274,6 +278,31 @@ def pairs(name: str) -> str:
                 cells.append(_against(*interval, accuracy, compute[arm] / compute[other]))
             rows.append([other, text, *cells])
     return _markdown(["against", "measure", *learned], rows)
+
+
+def shorter(name: str) -> str:
+    """Accelerated arms against every gradient descent: 99th percentile of K, and the measure."""
+    record = results_io.read(name)
+    accuracy = record["measure"] == "accuracy"
+    measure = "accuracy" if accuracy else "loss_median"
+    arms = {name: arm["runs"] for name, arm in record["arms"].items() if arm["runs"]}
+    descents = [arm for arm in arms if "inner.optimizer" not in record["arms"][arm]["overrides"]]
+
+    def p99(arm: str) -> np.ndarray:
+        return np.array([run["lengths"]["length/p99"] for run in arms[arm]])
+
+    def against(arm: str, descent: str) -> str:
+        values, reference = (studies.last(arms[of], measure) for of in (arm, descent))
+        verdict = _verdict(*studies.paired_interval(values, reference), accuracy)
+        difference, half_width = studies.paired_interval(p99(arm), p99(descent))
+        return f"{difference:+.1f} ± {half_width:.1f}, {verdict}"
+
+    others = sorted((arm for arm in arms if arm not in descents), key=lambda arm: p99(arm).mean())
+    rows = [
+        [arm, f"{p99(arm).mean():.1f}", *(against(arm, of) for of in descents)] for arm in others
+    ]
+    of_descents = [f"against `{arm}` (p99 {p99(arm).mean():.1f})" for arm in descents]
+    return _markdown(["arm", "p99 of K", *of_descents], rows)
 
 
 def lengths_sinusoid() -> str:
@@ -379,6 +408,7 @@ STUDIES = (
 TABLES: dict[str, Callable[[], str]] = {
     **{name: partial(study, name) for name in STUDIES},
     **{f"{name}_pairs": partial(pairs, name) for name in STUDIES if name.startswith("halting")},
+    **{f"{name}_p99": partial(shorter, name) for name in STUDIES if name.startswith("accel")},
     **{
         table.__name__: table
         for table in (

@@ -280,9 +280,9 @@ def validate(config: ConfigDict) -> None:
     for key in defaults:
         if key not in values:
             raise UsageError(f"the config lacks the key {key!r}; start from default_config()")
-    if values["inner.optimizer"] in UNSAFE:
-        name = values["inner.optimizer"]
-        raise UsageError(f"inner.optimizer={name!r} is refused: {UNSAFE[name]}; use 'adam'")
+    name = values["inner.optimizer"]
+    if name in UNSAFE:
+        raise UsageError(f"inner.optimizer={name!r} is refused: {UNSAFE[name]}")
     for key, (allowed, description) in _ALLOWED.items():
         if not allowed(values[key]):
             raise UsageError(f"{key}={values[key]!r} is not allowed; use {description}")
@@ -347,6 +347,17 @@ def _check_halting(values: dict[str, Any]) -> None:
         raise UsageError(
             f"inner.learn_optimizer={learned!r} has nothing to learn of "
             f"inner.optimizer={optimizer!r}; use 'none'"
+        )
+    if learned == "none" and "matrices" in INNER_OPTIMIZERS[optimizer].hyper:
+        raise UsageError(
+            f"inner.optimizer={optimizer!r} is plain gradient descent with "
+            "inner.learn_optimizer='none'; use 'global'"
+        )
+    learns_momentum = learned != "none" and "momentum" in INNER_OPTIMIZERS[optimizer].hyper
+    if learns_momentum and values["inner.momentum"] == 0:
+        raise UsageError(
+            f"inner.momentum=0 cannot be learned (inner.learn_optimizer={learned!r}): it has no "
+            "logit; start above 0"
         )
     if META_GRADIENTS[flow].only_init and (
         values["outer.objective"] == "multi_step" or values["inner.first_order_until"]

@@ -213,19 +213,23 @@ def _make_adapt(
     return adapt_fn
 
 
+def _first_rate(config: ConfigDict) -> float:
+    """α; 1 for a method that finds its step size: it takes the learning rate as its first step."""
+    own_step = INNER_OPTIMIZERS[config.inner.optimizer].own_step
+    return 1.0 if own_step else float(config.inner.learning_rate)
+
+
 def _make_init(
     config: ConfigDict, problem: Problem, schedule: Schedule, outer: OuterStep
 ) -> Callable[[], TrainState]:
     inner, halting = config.inner, schedule.halting
     num_steps = ALGORITHMS[config.algorithm].train_steps(inner.num_steps)
     rates = RATES[automatic(config)["inner.rates"]]
-    # A method that finds its step size takes the learning rate as its first step instead.
-    alpha = 1.0 if INNER_OPTIMIZERS[inner.optimizer].own_step else inner.learning_rate
 
     def init() -> TrainState:
         meta_params = MetaParams(
             init=problem.init_params(stream_key(config, "init"), num_steps),
-            learning_rates=rates.init(schedule.moving, alpha, num_steps),
+            learning_rates=rates.init(schedule.moving, _first_rate(config), num_steps),
             optimizer=initial_hyper_params(
                 inner.optimizer,
                 schedule.moving,
@@ -319,7 +323,7 @@ def _make_evaluate(
 
     def tuned(meta_params: MetaParams) -> MetaParams:
         tried = {}
-        for rate in (config.inner.learning_rate * factor for factor in RATE_GRID):
+        for rate in (_first_rate(config) * factor for factor in RATE_GRID):
             estimates, nonfinite = at(meta_params._replace(learning_rates=rate), "validation")
             tried[rate] = np.inf if nonfinite else estimates["loss"].mean[-1]
         return meta_params._replace(learning_rates=min(tried, key=lambda rate: tried[rate]))

@@ -92,6 +92,18 @@ def test_a_bad_value_is_named_with_what_is_allowed(key: str, value: object, hint
         ({"algorithm": "adaptive_k", "halting.initial_length": 2.0}, "0 to inner.num_steps=1"),
         ({"algorithm": "adaptive_k", "halting.gate": "survival"}, "'channel', 'tensor'"),
         ({"task.name": "images", "model.name": "conv4"}, "batch, support"),
+        ({"inner.optimizer": "nadam"}, "behind a dead ReLU; use 'adam'"),
+        ({"inner.optimizer": "lbfgs"}, "use 'anderson'"),
+        ({"inner.optimizer": "meta_curvature"}, "learn_optimizer='none'; use 'global'"),
+        ({"inner.optimizer": "adam", "inner.learn_optimizer": "tensor"}, "nothing to learn"),
+        (
+            {
+                "inner.optimizer": "heavy_ball",
+                "inner.learn_optimizer": "tensor",
+                "inner.momentum": 0.0,
+            },
+            "inner.momentum=0 cannot be learned",
+        ),
     ],
 )
 def test_values_that_do_not_fit_together_are_refused(changes: dict, hint: str) -> None:

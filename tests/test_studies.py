@@ -1,12 +1,14 @@
 """Studies: arms tuned alike, trained with every seed, compared in pairs, and shown as a table."""
 
+import json
 import pathlib
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from experiments import acceleration_study, halting_study, results_io, studies, tables
+from experiments import acceleration_study, frontier, halting_study, results_io, studies, tables
 from maml_jax.config import validate
 from maml_jax.errors import UsageError
 from tests.runs import tiny_config
@@ -44,7 +46,10 @@ def test_a_study_tunes_trains_compares_and_resumes(
     assert [len(arm["trials"]) for arm in record["arms"].values()] == [2, 4]
     best = max(adaptive["trials"], key=lambda trial: trial["validation_score"])
     assert adaptive["choice"].items() <= best.items()
-    scores = [studies.validation_score(tmp_path / f"tune_maml_0_{seed}") for seed in range(2)]
+    scores = [
+        studies.validation_score(study.family, tmp_path / f"tune_maml_0_{seed}")
+        for seed in range(2)
+    ]
     np.testing.assert_allclose(
         record["arms"]["maml"]["trials"][0]["validation_score"], np.mean(scores)
     )
@@ -116,19 +121,72 @@ def test_every_arm_of_the_halting_study_is_a_config_that_may_run(task: str) -> N
 def test_every_arm_of_the_acceleration_study_is_a_config_that_may_run(task: str) -> None:
     family = studies.family(task)
     family.base.update_from_flattened_dict(acceleration_study.shared_settings(family.k_max))
-    arms = {name: studies.Arm(of) for name, of in acceleration_study.ARMS.items()}
-    study = studies.Study(family, arms, 1)
-    for arm in arms.values():
+    study = studies.Study(family, acceleration_study.make_arms(task), 1)
+    for arm in study.arms.values():
         validate(studies.configure(study, arm.overrides, family.trials[0]))
 
 
-def test_accelerated_arms_are_compared_to_the_better_gradient_descent() -> None:
-    losses = {"gd": 2.0, "gd_rates": 1.0, "ogm": 0.5}
-    arms = {arm: {"runs": [{"loss": [3.0, loss]}]} for arm, loss in losses.items()}
-    assert acceleration_study.best_gradient_descent({"arms": arms}, "loss") == "gd_rates"
-    runs = {
-        arm: {"runs": [{"accuracy": run["loss"]} for run in of["runs"]]} for arm, of in arms.items()
+def accelerated_record(measure: str, scores: dict[str, float]) -> dict[str, Any]:
+    arms = {
+        name: {
+            "overrides": {} if name.startswith("gd") else {"inner.optimizer": name},
+            "runs": [{measure: [3.0, score], "inner_compute": [0.0, 1e6]}],
+        }
+        for name, score in scores.items()
     }
-    assert acceleration_study.best_gradient_descent({"arms": runs}, "accuracy") == "gd"
-    with pytest.raises(UsageError, match="--arms=ogm has no gd or gd_rates"):
-        acceleration_study.best_gradient_descent({"arms": {"ogm": arms["ogm"]}}, "loss")
+    rows = [{"arm": name, measure: {"mean": score}} for name, score in scores.items()]
+    return {"config": {"inner": {"num_steps": 20}}, "arms": arms, "rows": rows}
+
+
+def test_accelerated_arms_are_compared_to_the_best_gradient_descent() -> None:
+    scores = {"gd": 2.0, "gd_rates_tensor": 1.0, "ogm": 0.5}
+    best = acceleration_study.best_gradient_descent
+    assert best(accelerated_record("loss_median", scores), "loss_median") == "gd_rates_tensor"
+    assert best(accelerated_record("accuracy", scores), "accuracy") == "gd"
+    with pytest.raises(UsageError, match="--arms=ogm has no gd"):
+        best(accelerated_record("loss_median", {"ogm": 0.5}), "loss_median")
+
+
+def test_the_frontier_shows_the_reference_and_the_best_accelerated_arms(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = {"gd": 0.1, "gd_rates_tensor": 0.2, **{f"fast_{i}": 1.0 + i for i in range(6)}}
+    record = accelerated_record("loss_median", scores) | {"reference": "gd"}
+    monkeypatch.setattr(results_io, "RESULTS", tmp_path)
+    results_io.write("acceleration_sinusoid_20", record)
+    shown = [f"adaptive_k + {name}, K_max 20" for name in ("gd", *(f"fast_{i}" for i in range(4)))]
+    assert list(frontier.curves("sinusoid")) == shown
+    labels = [line.get_label() for line in frontier.draw("sinusoid").axes[0].get_lines()]
+    assert [label for label in labels if not label.startswith("_")] == shown
+
+
+def test_an_arm_whose_every_trial_diverges_is_said_to(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = tiny_study()
+    monkeypatch.setattr(studies, "validation_score", lambda *_: -np.inf)
+    study = study._replace(arms={"maml": study.arms["maml"]})
+    record = studies.run(study, tmp_path)
+    assert record["arms"]["maml"]["runs"] == []
+    assert [t["validation_score"] for t in record["arms"]["maml"]["trials"]] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("nonfinite", "allowed", "tuned_by", "expected"),
+    [
+        (0, 0.0, "validation_score", 0.8),
+        (1, 0.0, "validation_score", -np.inf),
+        (1, 0.05, "validation_score", 0.8),
+        (2, 0.05, "validation_score", -np.inf),
+        (1, 0.05, "validation_loss_median", -0.3),
+    ],
+)
+def test_a_trial_is_scored_by_the_last_validation(
+    tmp_path: pathlib.Path, nonfinite: int, allowed: float, tuned_by: str, expected: float
+) -> None:
+    family = tiny_study().family._replace(tuned_by=tuned_by, nonfinite_allowed=allowed)
+    family.base.eval.validation_episodes = 20
+    line = {"validation_score": 0.8, "validation_loss_median": 0.3}
+    lines = [line | {"validation_nonfinite": number} for number in (9, nonfinite)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert studies.validation_score(family, tmp_path) == expected

@@ -364,7 +364,7 @@ class SemiIterationState(NamedTuple):
     """Of `scale_by_chebyshev`."""
 
     direction: Params  # u_{k−1}, [*p]
-    rho: Array  # []
+    ratio: Array  # [], r_{k−1}
     taken: Array  # [], number of steps taken
 
 
@@ -373,12 +373,12 @@ def scale_by_chebyshev(
 ) -> optax.GradientTransformationExtraArgs:
     """The Chebyshev semi-iteration, optimal at every prefix; run with α = 1.
 
-    With d = (L+μ)/2, e = (L−μ)/2: u_0 = g_0/d, ρ_0 = e/d;
-    ρ_k = 1/(2d/e − ρ_{k−1}), u_k = ρ_k ρ_{k−1} u_{k−1} + (2ρ_k/e) g_k.
+    With d = (L+μ)/2, e = (L−μ)/2, and r_k = ρ_k/e of the literature: u_0 = g_0/d, r_0 = 1/d;
+    r_k = 1/(2d − e² r_{k−1}), u_k = e² r_k r_{k−1} u_{k−1} + 2 r_k g_k. L = μ is gradient descent.
 
     Args:
       smallest: μ > 0, of the spectrum; may be learned.
-      largest: L > μ; may be learned.
+      largest: L ≥ μ; may be learned.
 
     References:
       Golub, Varga, Chebyshev semi-iterative methods, 1961; Saad, Iterative methods for sparse
@@ -392,13 +392,14 @@ def scale_by_chebyshev(
         updates: PyTree, state: SemiIterationState, params: Params | None = None, **extra: Any
     ) -> tuple[PyTree, SemiIterationState]:
         del params, extra
-        center, radius = (largest + smallest) / 2, (largest - smallest) / 2
+        center, square = (largest + smallest) / 2, ((largest - smallest) / 2) ** 2
         first = state.taken == 0
-        rho = jnp.where(first, radius / center, 1 / (2 * center / radius - state.rho))
-        new = jnp.where(first, 1 / center, 2 * rho / radius)
-        direction = _add(_times(rho * state.rho, state.direction), _times(new, updates))
-        rho = jnp.asarray(rho, state.rho.dtype)
-        return direction, SemiIterationState(direction, rho, state.taken + 1)
+        ratio = jnp.where(first, 1 / center, 1 / (2 * center - square * state.ratio))
+        new = jnp.where(first, ratio, 2 * ratio)
+        kept = _times(square * ratio * state.ratio, state.direction)
+        direction = _add(kept, _times(new, updates))
+        ratio = jnp.asarray(ratio, state.ratio.dtype)
+        return direction, SemiIterationState(direction, ratio, state.taken + 1)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -535,6 +536,12 @@ class AndersonState(NamedTuple):
     taken: Array  # [], number of steps taken
 
 
+def _push(history: PyTree, new: PyTree, started: Array) -> PyTree:
+    return jax.tree.map(
+        lambda old, x: jnp.concatenate([jnp.where(started, x, 0)[None], old[:-1]]), history, new
+    )
+
+
 def scale_by_anderson(
     step: Array | float, window: int = 5, *, regularization: float = 1e-4
 ) -> optax.GradientTransformationExtraArgs:
@@ -564,11 +571,6 @@ def scale_by_anderson(
         count = jnp.zeros((), jnp.int32)
         return AndersonState(params, _zeros_like(params), history, history, count)
 
-    def push(history: PyTree, new: PyTree, started: Array) -> PyTree:
-        return jax.tree.map(
-            lambda old, x: jnp.concatenate([jnp.where(started, x, 0)[None], old[:-1]]), history, new
-        )
-
     def update(
         updates: PyTree,
         state: AndersonState,
@@ -581,8 +583,8 @@ def scale_by_anderson(
         if params is None:
             raise ValueError(optax.NO_PARAMS_MSG)
         started = state.taken > 0
-        moves = push(state.moves, _subtract(params, state.params), started)
-        changes = push(state.changes, _subtract(updates, state.gradient), started)
+        moves = _push(state.moves, _subtract(params, state.params), started)
+        changes = _push(state.changes, _subtract(updates, state.gradient), started)
         columns = jax.vmap(lambda column: _moving(column, gate))(changes)
         gradient = _moving(updates, gate)
         against = jax.vmap(_dot, (0, None))

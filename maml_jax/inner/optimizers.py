@@ -150,11 +150,25 @@ INNER_OPTIMIZERS = {
 }
 UNSAFE = dict.fromkeys(
     ("nadam", "amsgrad", "radam", "lamb", "muon"),
-    "its meta-gradients are NaN as soon as one inner gradient is exactly 0, as behind a dead ReLU",
+    "its meta-gradients are NaN as soon as one inner gradient is exactly 0, as behind a dead ReLU; "
+    "use 'adam'",
 ) | {
     "lbfgs": "its meta-gradients are NaN where all inner gradients are 0, and halted coordinates "
-    "change the others' direction; 'anderson' is the quasi-Newton method here"
+    "change the others' direction; use 'anderson'"
 }
+
+
+def get_inner_optimizer(name: str) -> InnerOptimizer:
+    """A row of `INNER_OPTIMIZERS`.
+
+    Raises:
+      ValueError: the name is unknown, or refused for a reason in `UNSAFE`.
+    """
+    if name in UNSAFE:
+        raise ValueError(f"{name!r} is refused: {UNSAFE[name]}")
+    if name not in INNER_OPTIMIZERS:
+        raise ValueError(f"{name!r} is unknown; choose from {', '.join(INNER_OPTIMIZERS)}")
+    return INNER_OPTIMIZERS[name]
 
 
 def initial_hyper_params(
@@ -183,7 +197,7 @@ def initial_hyper_params(
         "largest": 1 / learning_rate,
     }
     hyper: dict[str, Any] = {}
-    for key in INNER_OPTIMIZERS[name].hyper:
+    for key in get_inner_optimizer(name).hyper:
         if key == "matrices":
             hyper[key] = accelerated.curvature_matrices(moving)
             continue
@@ -208,6 +222,7 @@ def make_inner_optimizer(
       num_steps: T, the number of steps of the call.
       granularity: of the momentum.
     """
+    row = get_inner_optimizer(name)
 
     def make(hyper_params: dict[str, Any]) -> optax.GradientTransformation:
         values: dict[str, Any] = {}
@@ -218,6 +233,6 @@ def make_inner_optimizer(
             values[key] = jax.tree.map(CONSTRAINTS[key].to_value, learned)
             if CONSTRAINTS[key].per_coordinate:
                 values[key] = expand(values[key], moving, granularity)
-        return INNER_OPTIMIZERS[name].make(values, num_steps)
+        return row.make(values, num_steps)
 
     return make
