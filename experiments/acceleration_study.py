@@ -4,11 +4,13 @@ python -m experiments.acceleration_study --task=sinusoid --workdir=runs/accelera
 
 Same cost of a step, same initial length and K_max in all arms; every arm gets the same number of
 trials on separate validation tasks. Gradient descent is also given learned rates, per tensor and
-per parameter: only a gain over the best of the three counts as acceleration. --k_max=40 repeats it
-at twice the length, in a workdir of its own. Resumes where it was stopped; keeps its result in
-experiments/results/acceleration_TASK_KMAX.json. With --arms it trains these alone, so that several
-processes can share a workdir, and keeps no result unless --keep; --extend adds them to the kept
-result, without the workdirs of the arms it has.
+per parameter: only a gain over the best of the three counts as acceleration.
+
+--k_max=40 repeats it at twice the length, and --cost=4 at a higher price of a step, each in a
+workdir of its own. Resumes where it was stopped; keeps its result in
+experiments/results/acceleration_TASK_KMAX.json, or acceleration_TASK_KMAX_cost_COST.json. With
+--arms it trains these alone, so that several processes can share a workdir, and keeps no result
+unless --keep; --extend adds them to the kept result, without the workdirs of the arms it has.
 """
 
 from typing import Any
@@ -24,6 +26,7 @@ from maml_jax.inner.optimizers import INNER_OPTIMIZERS
 
 flags.adopt_module_key_flags(study_cli)
 _K_MAX = flags.DEFINE_integer("k_max", None, "largest length; 20 for sinusoid, 10 for omniglot")
+_COST = flags.DEFINE_integer("cost", 1, "price of a step, times 0.001 a step of the mean length")
 
 GRANULARITIES = ("tensor", "parameter")
 RATES_OF_RATES = {"sinusoid": 1e-4, "omniglot": 2e-3}  # of rates per parameter, which are no logs
@@ -33,15 +36,15 @@ OMNIGLOT_RATES = (0.125, 0.25, 0.5, 1.0, 2.0)
 COST_OF_A_STEP = 0.001  # of the mean length; 0.02 of mean length / K_max at K_max = 20
 
 
-def shared_settings(k_max: int) -> dict[str, Any]:
-    """What all arms have in common."""
+def shared_settings(k_max: int, cost: int = 1) -> dict[str, Any]:
+    """What all arms have in common; the cost is relative to COST_OF_A_STEP."""
     return {
         "algorithm": "adaptive_k",
         "inner.num_steps": k_max,
         "eval.num_steps": k_max,
         "halting.gate": "straight_through",
         "halting.initial_length": 5.0,
-        "halting.cost_weight": COST_OF_A_STEP * k_max,
+        "halting.cost_weight": cost * COST_OF_A_STEP * k_max,
         "inner.momentum": 0.8,
         "outer.clip_norm": 0.0,
         "outer.task_clip_norm": 10.0,  # no seed of the halting study diverges with it
@@ -100,12 +103,13 @@ def main(_: list[str]) -> None:
     if task == "omniglot":
         family = family._replace(trials=[{"inner.learning_rate": rate} for rate in OMNIGLOT_RATES])
     k_max = _K_MAX.value or family.k_max
-    family.base.update_from_flattened_dict(shared_settings(k_max))
+    family.base.update_from_flattened_dict(shared_settings(k_max, _COST.value))
     measure = family.measure
     if measure == "loss":  # by the median, in tuning as in the comparison
         measure = "loss_median"
         family = family._replace(tuned_by="validation_loss_median", nonfinite_allowed=0.01)
     name = f"acceleration_{task}_{k_max}"
+    name += f"_cost_{_COST.value}" if _COST.value != 1 else ""
     study_cli.run(name, family, make_arms(task), lambda of: best_gradient_descent(of, measure))
 
 
