@@ -23,6 +23,7 @@ The Chebyshev semi-iteration is optimal at every prefix instead.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -536,6 +537,12 @@ class AndersonState(NamedTuple):
     taken: Array  # [], number of steps taken
 
 
+def _rows(tree: PyTree, number: int) -> Array:
+    """[number, p]: all coordinates of a tree with that leading axis, in float32 or better."""
+    rows = [leaf.reshape(number, -1) for leaf in jax.tree.leaves(tree)]
+    return jnp.concatenate(rows, axis=1, dtype=jnp.promote_types(rows[0].dtype, jnp.float32))
+
+
 def _push(history: PyTree, new: PyTree, started: Array) -> PyTree:
     return jax.tree.map(
         lambda old, x: jnp.concatenate([jnp.where(started, x, 0)[None], old[:-1]]), history, new
@@ -585,14 +592,14 @@ def scale_by_anderson(
         started = state.taken > 0
         moves = _push(state.moves, _subtract(params, state.params), started)
         changes = _push(state.changes, _subtract(updates, state.gradient), started)
-        columns = jax.vmap(lambda column: _moving(column, gate))(changes)
-        gradient = _moving(updates, gate)
-        against = jax.vmap(_dot, (0, None))
-        gram = jax.vmap(lambda column: against(columns, column))(columns)
+        columns = _rows(jax.vmap(lambda column: _moving(column, gate))(changes), window)
+        gradient = _rows(_moving(updates, gate), 1)[0]
+        product = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+        gram = product(columns, columns.T)
         scale = jnp.trace(gram) / window
         eps = jnp.finfo(gram.dtype).tiny ** 0.5
         matrix = gram + (regularization * scale + eps) * jnp.eye(window, dtype=gram.dtype)
-        mix = jnp.linalg.solve(matrix, against(columns, gradient))
+        mix = jnp.linalg.solve(matrix, product(columns, gradient))
 
         def mixed(history: PyTree) -> PyTree:
             return jax.tree.map(lambda h: jnp.tensordot(mix.astype(h.dtype), h, 1), history)
