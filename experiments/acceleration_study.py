@@ -73,10 +73,11 @@ def make_arms(task: str) -> dict[str, Arm]:
             for granularity in GRANULARITIES
         },
     }
-    overrides["meta_curvature"] |= {
-        "inner.learn_optimizer": "global",
-        "outer.optimizer_learning_rate": 1e-3,  # a step changes every entry of a matrix
-    }
+    for name, granularity in (("meta_curvature", "global"), ("meta_curvature_momentum", "tensor")):
+        overrides[name] |= {
+            "inner.learn_optimizer": granularity,
+            "outer.optimizer_learning_rate": 1e-3,  # a step changes every entry of a matrix
+        }
     return {name: Arm(of) for name, of in overrides.items()}
 
 

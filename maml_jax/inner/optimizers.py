@@ -142,6 +142,12 @@ INNER_OPTIMIZERS = {
     "meta_curvature": InnerOptimizer(
         lambda values, steps: accelerated.scale_by_curvature(values["matrices"]), ("matrices",)
     ),
+    "meta_curvature_momentum": InnerOptimizer(
+        lambda values, steps: optax.chain(
+            accelerated.scale_by_curvature(values["matrices"]), heavy_ball(values)
+        ),
+        ("matrices", "momentum"),
+    ),
     # optax's, with arguments that keep meta-gradients finite where an inner gradient is exactly 0.
     "adam": InnerOptimizer(lambda values, steps: adam()),
     "rmsprop": InnerOptimizer(lambda values, steps: optax.scale_by_rms(eps=1e-6)),

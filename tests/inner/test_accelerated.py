@@ -380,6 +380,7 @@ ROWS: dict[str, Any] = {
     "conjugate_gradient_hs": acc.scale_by_conjugate_gradient("hs"),
     "anderson": acc.scale_by_anderson(RATE),
     "meta_curvature": optax.identity(),  # its matrices begin as identities
+    "meta_curvature_momentum": acc.scale_by_heavy_ball(MOMENTUM),
     "adam": optax.scale_by_adam(eps_root=1e-8),
     "rmsprop": optax.scale_by_rms(eps=1e-6),
     "adagrad": optax.scale_by_rss(),
@@ -403,7 +404,7 @@ def test_a_row_starts_as_its_transform_with_the_values_of_the_config(
     )
     per_coordinate = {"global": 1, "tensor": 2, "parameter": 4}[granularity]
     if "momentum" in hyper:
-        assert sum(leaf.size for leaf in jax.tree.leaves(hyper)) == per_coordinate
+        assert sum(leaf.size for leaf in jax.tree.leaves(hyper["momentum"])) == per_coordinate
     row = make_inner_optimizer(name, params, T, granularity)(hyper)
     transforms = [optax.with_extra_args_support(of) for of in (row, ROWS[name])]
     states, points = [of.init(params) for of in transforms], [params, params]
