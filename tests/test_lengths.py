@@ -150,6 +150,24 @@ def test_inspect_prints_a_row_for_every_tensor(
     assert f"{compute / 1e6:.4g} MFLOP" in done.stdout
 
 
+def test_inspect_shows_what_long_lengths_are_worth(
+    finished: pathlib.Path, loaded: tuple[Experiment, dict[str, np.ndarray]], tmp_path: pathlib.Path
+) -> None:
+    arguments = [*command("inspect")[:3], f"--workdir={finished}"]
+    done = call([*arguments, "--caps=0"], tmp_path)
+    head, *rows = done.stdout.split("\n\n")[-1].splitlines()
+    assert head.split() == ["cap", "mean", "loss", "median"]
+    (most, full, _), (cap, unadapted, _) = (row.split() for row in rows)
+    assert (most, cap) == (str(STEPS), "0")
+    experiment, _ = loaded
+    _, state = load_run(finished)
+    losses = experiment.evaluate(state.meta_params, "validation").estimates["loss"].mean
+    assert (full, unadapted) == (f"{losses[-1]:.4g}", f"{losses[0]:.4g}")
+    wrong = call([*arguments, "--caps=0,x"], tmp_path)
+    assert wrong.returncode == 2
+    assert "--caps=0,x is not a list of whole numbers" in wrong.stderr
+
+
 class Killed(Exception):  # noqa: N818 - not an error
     """Stands for a kill: nothing is saved."""
 
