@@ -19,17 +19,28 @@ from experiments import cli, results_io, task_flag
 from experiments.task_flag import TASK
 
 flags.adopt_module_key_flags(task_flag)
+HALTING = (
+    "maml",
+    "maml_k_max",
+    "anil",
+    "meta_sgd",
+    "maml_plus_plus",
+    "sparse_maml",
+    "adaptive_k",
+    "adaptive_k_rates",
+)
 BEST = 4
 # A mean of losses is decided by the one task in thousands that diverges.
 _MEASURE = {"sinusoid": "loss_median", "omniglot": "accuracy"}
 
 
 def curves(task: str) -> dict[str, list[dict[str, Any]]]:
-    """Arm -> its runs: all of the halting study; at each K_max the reference and BEST others."""
+    """Arm -> its runs: HALTING of that study; at each K_max the reference and BEST others."""
     measure = _MEASURE[task]
     arms: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(results_io.RESULTS.glob(f"halting_{task}*.json")):
-        arms |= {name: arm["runs"] for name, arm in results_io.read(path.stem)["arms"].items()}
+        kept = results_io.read(path.stem)["arms"]
+        arms |= {name: kept[name]["runs"] for name in HALTING if name in kept}
     for path in sorted(results_io.RESULTS.glob(f"acceleration_{task}_*.json")):
         record = results_io.read(path.stem)
         k_max = record["config"]["inner"]["num_steps"]
@@ -55,7 +66,8 @@ def draw(task: str) -> Figure:
         compute = np.mean([run["inner_compute"] for run in runs], axis=0) / 1e6
         values = np.mean([run[measure] for run in runs], axis=0)
         ends = int(np.argmax(compute >= compute[-1]))
-        (line,) = axes.plot(compute[: ends + 1], values[: ends + 1], label=name, alpha=0.8)
+        style = "--" if " + " in name else "-"
+        (line,) = axes.plot(compute[: ends + 1], values[: ends + 1], style, label=name, alpha=0.8)
         axes.plot(compute[ends], values[-1], "o", color=line.get_color())
     axes.set(
         xlabel="inner compute C, MFLOP per task",

@@ -207,7 +207,7 @@ def _length_cells(row: dict[str, Any], k_max: int) -> list[str]:
     if any(row.get("p99_difference", ())):
         p99 += " ({:+.2f} ± {:.2f})".format(*row["p99_difference"])
     shown = [f"{row['mean']:.2f}", f"{row['p90']:.2f}", p99, f"{row['max']:.2f}"]
-    return [str(k_max), *shown, f"{row['share_at_most']:.1%}"]
+    return [str(k_max), *shown, f"{row['share_at_most']:.2%}"]
 
 
 def study(name: str) -> str:
