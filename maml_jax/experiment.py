@@ -68,7 +68,10 @@ def stream_key(config: ConfigDict, stream: str) -> jax.Array:
     return jax.random.fold_in(jax.random.key(config.seed), STREAMS[stream])
 
 
-def _outer(config: ConfigDict, schedule: str, halting: Halting | None) -> OuterStep:
+def _outer_optimizers(
+    config: ConfigDict, schedule: str, halting: Halting | None
+) -> dict[str, optax.GradientTransformation]:
+    """Learned field of MetaParams -> its optimizer."""
     outer = config.outer
 
     def over_time(rate: float) -> Any:
@@ -93,8 +96,7 @@ def _outer(config: ConfigDict, schedule: str, halting: Halting | None) -> OuterS
         learned["learning_rates"] = optax.adam(over_time(outer.rates_learning_rate))
     if config.inner.learn_optimizer != "none":
         learned["optimizer"] = optax.adam(over_time(outer.optimizer_learning_rate))
-    chain = outer_chain(learned, clip=outer.clip or None, clip_norm=outer.clip_norm or None)
-    return optax_outer(chain)
+    return learned
 
 
 def _from_step(start: int, rate: Any) -> optax.Schedule:
@@ -133,6 +135,7 @@ def _make_train_loop(
     outer: OuterStep,
     adapt_fn: AdaptFn,
     lengths: LearnedLengths | None,
+    learned: tuple[str, ...],
 ) -> TrainLoop:
     """The train loop on the device's own episodes, or on those that the host gathers."""
     num_steps = ALGORITHMS[config.algorithm].train_steps(config.inner.num_steps)
@@ -160,6 +163,7 @@ def _make_train_loop(
             prepare=problem.prepare,
             tasks_per_chunk=config.tasks_per_chunk or _fastest_chunk(config),
             task_clip_norm=config.outer.task_clip_norm or None,
+            learned=learned,
         )
         return make_train_loop(train_step, meta_batch_size=config.meta_batch_size)
 
@@ -277,13 +281,15 @@ def build(config: ConfigDict) -> Experiment:
     if halting is not None:
         lengths = _learned_lengths(config, halting, schedule)
     adapt_fn = _make_adapt(config, problem, schedule, adapts)
-    outer = _outer(config, settings["outer.schedule"], halting)
+    learned = _outer_optimizers(config, settings["outer.schedule"], halting)
+    clip = {key: config.outer[key] or None for key in ("clip", "clip_norm")}
+    outer = optax_outer(outer_chain(learned, **clip))
     return Experiment(
         config,
         problem,
         adapt_fn,
         _make_init(config, problem, schedule, outer),
-        _make_train_loop(config, problem, outer, adapt_fn, lengths),
+        _make_train_loop(config, problem, outer, adapt_fn, lengths, tuple(learned)),
         _make_evaluate(config, problem, adapt_fn, halting),
         schedule,
     )

@@ -5,7 +5,7 @@ or without gradients, always on the same tasks: one optax update (the default), 
 TRPO's conjugate gradients fit the same pair.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -68,7 +68,7 @@ def keep_within(low: float, high: float) -> optax.GradientTransformation:
 
 
 def outer_chain(
-    learned: dict[str, optax.GradientTransformation],
+    learned: Mapping[str, optax.GradientTransformation],
     *,
     clip: float | None = None,
     clip_norm: float | None = None,
@@ -78,9 +78,10 @@ def outer_chain(
     Args:
       learned: field of MetaParams -> optimizer of that field.
       clip: clip every gradient element to ±clip first (miniImageNet's MAML: 10); None does not.
-      clip_norm: then scale the gradient of all learned fields together down to this L2 norm. A task
-        that diverges leaves a gradient of ±clip in every element, which Adam's second moment keeps
-        for 1/(1 − b2) meta-steps; one of a bounded norm it hardly notices.
+      clip_norm: then scale the gradient of all learned fields together down to this L2 norm; those
+        of other fields do not count. A task that diverges leaves a gradient of ±clip in every
+        element, which Adam's second moment keeps for 1/(1 − b2) meta-steps; one of a bounded norm
+        it hardly notices.
 
     Raises:
       ValueError: a key of `learned` is not a field of MetaParams.
@@ -109,6 +110,8 @@ def outer_chain(
             )
         )
 
-    clipping = [] if clip is None else [optax.clip(clip)]
+    constant = MetaParams(*(label == "constant" for label in labels))
+    clipping = [optax.masked(optax.set_to_zero(), constant)]
+    clipping += [] if clip is None else [optax.clip(clip)]
     clipping += [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
     return optax.chain(*clipping, optax.partition(transforms, label_tree))

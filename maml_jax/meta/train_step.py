@@ -1,6 +1,6 @@
 """One meta-step: draw tasks, adapt each, average their meta-gradients, move the meta-parameters."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
@@ -57,11 +57,14 @@ def _batch_objective(
     all_reduce: Callable[[PyTree], PyTree],
     chunk: int | None,
     task_clip_norm: float | None,
+    learned: Collection[str],
 ) -> MetaObjective:
     """The meta-objective over this step's tasks; tasks with non-finite values or gradients drop."""
     keys = task_keys(state.key, state.step, task_indices)
 
     def of_task(meta_params: MetaParams, key: Array, raw: PyTree) -> tuple[Array, PyTree]:
+        constants = {f: getattr(meta_params, f) for f in MetaParams._fields if f not in learned}
+        meta_params = meta_params._replace(**jax.lax.stop_gradient(constants))
         episode_key, objective_key = jax.random.split(key)
         if raw is not None:
             episode = prepare(raw)
@@ -117,6 +120,7 @@ def make_train_step(
     prepare: Callable[[PyTree], Any] = lambda episode: episode,
     tasks_per_chunk: int | None = None,
     task_clip_norm: float | None = None,
+    learned: Collection[str] = MetaParams._fields,
 ) -> TrainStep:
     """A meta-step over given tasks; it knows of no device.
 
@@ -129,6 +133,8 @@ def make_train_step(
         many and accumulates their gradients, which bounds memory.
       task_clip_norm: scale every task's meta-gradient down to this L2 norm before the mean: a task
         that diverges then weighs no more than another.
+      learned: fields of MetaParams that `outer` learns. Gradients of the others are not taken: they
+        are 0, and count neither in a norm nor where a task is dropped that is not finite.
 
     Returns:
       train_step(state, task_indices, all_reduce=identity, episodes=None) -> (state, metrics), with
@@ -152,6 +158,7 @@ def make_train_step(
             all_reduce,
             tasks_per_chunk,
             task_clip_norm,
+            learned,
         )
         # −1 is no task's index: the outer step's randomness is its own.
         outer_key = task_keys(state.key, state.step, jnp.array([-1]))[0]

@@ -57,6 +57,15 @@ def test_clip_norm_scales_all_learned_fields_together():
     np.testing.assert_allclose(updates.learning_rates, -1.2, rtol=1e-6)
 
 
+def test_clip_norm_leaves_out_fields_that_are_not_learned():
+    meta = MetaParams(jnp.zeros(2), learning_rates=jnp.zeros(()))
+    optimizer = outer_chain({"init": optax.sgd(1.0)}, clip_norm=1.0)
+    grads = MetaParams(jnp.array([0.3, 0.4]), learning_rates=jnp.asarray(1e20))
+    updates, _ = optimizer.update(grads, optimizer.init(meta), meta)
+    np.testing.assert_allclose(updates.init, [-0.3, -0.4], rtol=1e-6)
+    assert updates.learning_rates == 0
+
+
 def test_unknown_field_is_named():
     with pytest.raises(ValueError, match=r"\['rates'\]; MetaParams has init, halting"):
         outer_chain({"init": optax.sgd(1.0), "rates": optax.sgd(1.0)})

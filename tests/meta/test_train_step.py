@@ -39,14 +39,21 @@ def test_one_step_is_the_mean_of_a_loop_over_tasks(chunk):
 
 
 @pytest.mark.usefixtures("float64")
-def test_every_task_is_clipped_on_its_own():
+@pytest.mark.parametrize("learned", [("init", "learning_rates"), ("init",), ("learning_rates",)])
+def test_every_task_is_clipped_on_its_own_by_what_is_learned(learned):
     most = 0.9
-    norms = np.array([optax.tree.norm(grads) for grads in task_gradients(0)])
+    gradients = [
+        fresh_meta_params()
+        ._replace(init=jnp.zeros(2), learning_rates=jnp.zeros(()))
+        ._replace(**{field: getattr(gradient, field) for field in learned})
+        for gradient in task_gradients(0)
+    ]
+    norms = np.array([optax.tree.norm(grads) for grads in gradients])
     assert 0 < np.sum(norms > most) < TASKS
     factors = np.minimum(1, most / norms)
-    clipped = [optax.tree.scale(f, g) for f, g in zip(factors, task_gradients(0), strict=True)]
+    clipped = [optax.tree.scale(f, g) for f, g in zip(factors, gradients, strict=True)]
     expected = jax.tree.map(lambda *g: sum(g) / TASKS, *clipped)
-    ((state, metrics),) = run(make_step(task_clip_norm=most))
+    ((state, metrics),) = run(make_step(task_clip_norm=most, learned=learned))
     assert_close(moved(state), expected)
     assert metrics["nonfinite_tasks"] == 0
 
