@@ -15,7 +15,7 @@ from configs import omniglot, sinusoid
 from experiments import results_io
 from maml_jax import provenance
 from maml_jax.config import differences
-from maml_jax.errors import UsageError
+from maml_jax.errors import DivergedError, UsageError
 from maml_jax.metrics import read_metrics
 from maml_jax.training import open_workdir, read_evaluation, train_and_evaluate
 
@@ -146,10 +146,9 @@ def tune(
     def score(index: int, seed: int) -> float:
         workdir = root / f"tune_{arm}_{index}_{seed}"
         config = configure(study, short, overrides, trials[index], {"seed": TUNING_SEED + seed})
-        open_workdir(config, workdir)
         try:
             _record(config, workdir)
-        except UsageError:  # more non-finite updates than are allowed
+        except DivergedError:
             return -np.inf
         return validation_score(study.family, workdir)
 
@@ -165,13 +164,19 @@ def tune(
 
 def _run_arm(study: Study, arm: str, root: pathlib.Path) -> dict[str, Any]:
     choice, trials = tune(study, arm, root)
-    runs = []
+    runs: list[dict[str, Any]] = []
+    stopped = None
     for seed in _seeds(study) if choice is not None else ():
         config = configure(study, study.arms[arm].overrides, choice or {}, {"seed": seed})
-        record = _record(config, root / f"{arm}_{seed}")
+        try:
+            record = _record(config, root / f"{arm}_{seed}")
+        except DivergedError as error:
+            stopped, runs = f"seed {seed}: {error}", []
+            break
         runs.append({key: v for key, v in record.items() if key not in provenance.KEYS})
     overrides = study.arms[arm].overrides
-    return {"overrides": overrides, "trials": trials, "choice": choice, "runs": runs}
+    result = {"overrides": overrides, "trials": trials, "choice": choice, "runs": runs}
+    return result if stopped is None else {**result, "stopped": stopped}
 
 
 def _settings(family: Family) -> dict[str, Any]:

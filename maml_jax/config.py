@@ -395,6 +395,8 @@ def reference_config(config: ConfigDict, name: str) -> ConfigDict:
     reference.update_from_flattened_dict(REFERENCES[name])
     reference.references = ()
     reference.inner.learn_optimizer = "none"
+    if "matrices" in INNER_OPTIMIZERS[reference.inner.optimizer].hyper:
+        reference.inner.optimizer = "sgd"  # which it is while its matrices are not learned
     reference.inner.first_order_until = 0
     reference.update_from_flattened_dict(dict.fromkeys(AUTO, "auto"))
     reference.outer.schedule = config.outer.schedule

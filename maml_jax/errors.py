@@ -6,3 +6,7 @@ class UsageError(ValueError):
 
     The binaries print it without a traceback and exit with 2.
     """
+
+
+class DivergedError(UsageError):
+    """Training stopped: too many updates were not finite."""

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from maml_jax import provenance
 from maml_jax.checkpoint import Checkpoints
 from maml_jax.config import default_config, differences, flatten, reference_config
-from maml_jax.errors import UsageError
+from maml_jax.errors import DivergedError, UsageError
 from maml_jax.experiment import Evaluation, Experiment, build
 from maml_jax.metrics import MetricWriter, read_metrics
 from maml_jax.parallel import COUNTS
@@ -231,7 +231,8 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> TrainState:
 
     Raises:
       Interrupted: SIGTERM or Ctrl-C; the state is saved.
-      UsageError: more than outer.max_nonfinite updates were skipped; the last good state is saved.
+      DivergedError: more than outer.max_nonfinite updates were skipped; the last good state is
+        saved.
     """
     config = experiment.config
     checkpoints = Checkpoints(workdir, config.checkpoint.keep)
@@ -273,7 +274,7 @@ def _check_finite(state: TrainState, config: ConfigDict, checkpoints: Checkpoint
     skipped = int(state.skipped)
     if skipped > config.outer.max_nonfinite:
         checkpoints.save(state)
-        raise UsageError(
+        raise DivergedError(
             f"{skipped} updates were not finite by meta-step {int(state.step)}, more than "
             f"outer.max_nonfinite={config.outer.max_nonfinite}; the last good state is saved. "
             "Lower inner.learning_rate or outer.learning_rate"

@@ -18,6 +18,7 @@ from maml_jax.experiment import build
 from maml_jax.inner.adapt import merge_params, split_params
 from maml_jax.inner.groups import GRANULARITIES, expand, with_paths
 from maml_jax.inner.halting import GATES
+from maml_jax.inner.optimizers import INNER_OPTIMIZERS
 from maml_jax.models.normalization import norm_shifts_do_not_adapt
 from maml_jax.parallel import make_train_loop
 from maml_jax.problems import PROBLEMS, Problem
@@ -366,6 +367,47 @@ def test_a_meta_step_moves_what_is_learned_and_keeps_shapes_and_dtypes(name):
             for a, b in zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True)
         ]
         assert any(moved) == yes, field
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "learned", "expected"),
+    [
+        ("heavy_ball", "none", {}),
+        ("heavy_ball", "tensor", {"momentum": 4}),
+        ("nesterov", "parameter", {"momentum": 25}),
+        ("chebyshev", "global", {"largest": 1, "inverse_condition": 1}),
+        ("barzilai_borwein", "global", {"step": 1}),
+        ("meta_curvature_momentum", "tensor", {"matrices": 3 + 3 * 64, "momentum": 4}),
+    ],
+)
+def test_a_config_says_what_of_the_inner_optimizer_is_learned(optimizer, learned, expected):
+    """Of a network 1-8-1: how many numbers of each hyper-parameter a meta-step moves."""
+    config = tiny_config(
+        inner__optimizer=optimizer, inner__learn_optimizer=learned, inner__num_steps=4
+    )
+    (before, after), _ = train(build(config), (4,))
+    moved = {
+        name: sum(int(np.sum(a != b)) for a, b in zip(*map(jax.tree.leaves, of), strict=True))
+        for name in before.meta_params.optimizer
+        if (of := [state.meta_params.optimizer[name] for state in (before, after)])
+    }
+    assert {name: number for name, number in moved.items() if number} == expected
+    own_step = INNER_OPTIMIZERS[optimizer].own_step
+    assert after.meta_params.learning_rates == (1.0 if own_step else config.inner.learning_rate)
+
+
+def test_what_is_not_learned_does_not_count_where_tasks_are_clipped():
+    """The gradient of a fixed rate as small as this one is larger than all others together."""
+
+    def after(rates):
+        config = {"inner__rates": rates, "inner__learning_rate": 1e-6}
+        config |= {"outer__optimizer": "sgd", "outer__rates_learning_rate": 1e-9}
+        config |= {"outer__learning_rate": 1.0, "outer__task_clip_norm": 1e-3}
+        (_, state), _ = train(build(tiny_config(**config)), (4,))
+        return state.meta_params.init
+
+    # Logarithms of rates have gradients α ∂L/∂α, which are small here.
+    assert_close(after("fixed"), after("tensor"), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.usefixtures("float64")

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from maml_jax.config import (
     _ALLOWED,
+    REFERENCES,
     check_key,
     default_config,
     differences,
@@ -18,6 +19,7 @@ from maml_jax.config import (
     validate,
 )
 from maml_jax.errors import UsageError
+from maml_jax.inner.optimizers import INNER_OPTIMIZERS
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 CARDS = [path for path in CONFIGS.glob("*.py") if path.stem[0] != "_"]
@@ -159,6 +161,16 @@ def test_reference_changes_only_what_it_names() -> None:
         "algorithm: maml -> pretrained",
         "task.oracle: False -> True",
     ]
+
+
+@pytest.mark.parametrize("name", INNER_OPTIMIZERS)
+def test_a_reference_may_run_whatever_the_inner_optimizer(name: str) -> None:
+    config = default_config()
+    config.inner.optimizer = name
+    config.inner.learn_optimizer = "global" if INNER_OPTIMIZERS[name].hyper else "none"
+    validate(config)
+    for reference in REFERENCES:
+        validate(reference_config(config, reference))
 
 
 def test_a_row_alone_is_the_published_setting() -> None:

@@ -10,6 +10,7 @@ Hyper-parameters may be arrays under a trace; a momentum may be a scalar or a tr
 to the parameters. Extra arguments of `update`, all optional:
 
 - `gate`: a tree that broadcasts to the gradients; a coordinate moves by α · gate · u.
+- `step_size`: α, a tree that broadcasts to the gradients.
 - `value`: [], the loss at the current parameters.
 
 Halting. In a transform that works coordinate by coordinate (momentum methods, Chebyshev) a halted
@@ -78,10 +79,6 @@ def _ratio(
     smallest = float(jnp.finfo(denominator.dtype).tiny) ** 0.4
     valid = valid & (jnp.abs(denominator) > smallest)
     return jnp.where(valid, numerator / jnp.where(valid, denominator, 1.0), otherwise)
-
-
-def _select(condition: Array, yes: PyTree, no: PyTree) -> PyTree:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
 
 
 def _zeros_like(params: Params) -> Params:
@@ -251,9 +248,9 @@ def adaptive_restart(
 ) -> optax.GradientTransformationExtraArgs:
     """Forgets the momentum of `inner` when it points uphill.
 
-    `gradient`: restarts when g · (y⁺ − y) > 0, i.e. when Σ gate · g · m < 0 for the momentum m (for
-    a transform without one: its direction u). `value`: restarts when the loss has risen; `update`
-    then needs `value`.
+    `gradient`: restarts when g · (y⁺ − y) > 0, i.e. when Σ α · gate · g · m < 0 for the momentum m
+    (for a transform without one: its direction u). `value`: restarts when the loss has risen;
+    `update` then needs `value`.
 
     Args:
       inner: a `scale_by_*`, which returns u before any −α (an optimizer's −αu always points
@@ -282,10 +279,11 @@ def adaptive_restart(
         params: Params | None = None,
         *,
         gate: PyTree | None = None,
+        step_size: PyTree | None = None,
         value: Array | None = None,
         **extra: Any,
     ) -> tuple[PyTree, RestartState]:
-        extra = {**extra, "gate": gate, "value": value}
+        extra = {**extra, "gate": gate, "step_size": step_size, "value": value}
         went_on, kept = inner.update(updates, state.inner, params, **extra)
         start = inner.init(updates if params is None else params)
         restarted, fresh = inner.update(updates, start, params, **extra)
@@ -295,12 +293,13 @@ def adaptive_restart(
             uphill = value > state.value
         else:
             movement = getattr(kept, "momentum", went_on)
-            if gate is not None:
-                movement = jax.tree.map(jnp.multiply, gate, _moving(movement, gate))
+            for factor in (gate, step_size):
+                if factor is not None:
+                    movement = jax.tree.map(jnp.multiply, factor, _moving(movement, factor))
             uphill = _dot(updates, movement) < 0
         new_value = state.value if value is None else jnp.asarray(value, state.value.dtype)
-        return _select(uphill, restarted, went_on), RestartState(
-            _select(uphill, fresh, kept), new_value, state.restarts + uphill
+        return optax.tree.where(uphill, restarted, went_on), RestartState(
+            optax.tree.where(uphill, fresh, kept), new_value, state.restarts + uphill
         )
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -521,7 +520,7 @@ def scale_by_conjugate_gradient(kind: str = "pr") -> optax.GradientTransformatio
         beta = jnp.where(beta > 0, beta, 0.0)
         direction = _add(updates, _times(beta, last))
         descends = _dot(gradient, _moving(direction, gate)) > 0
-        direction = _select(descends, direction, updates)
+        direction = optax.tree.where(descends, direction, updates)
         return direction, ConjugateState(updates, direction)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -556,7 +555,7 @@ def scale_by_anderson(
 
     γ = argmin ‖g − ΔG γ‖² + r ‖ΔG‖² ‖γ‖², u = η (g − ΔG γ) + ΔΘ γ, with the last m differences of
     gradients ΔG and parameters ΔΘ over the coordinates that move. On a quadratic it is equivalent
-    to GMRES.
+    to GMRES while m covers all steps and r is small.
 
     Args:
       step: η; may be learned.

@@ -80,13 +80,13 @@ def _check_arguments(
 
 
 def _keeping_dtypes(optimizer: optax.GradientTransformation) -> tuple[Any, Any]:
-    """init and update(gradients, state, params, gate, value) of a transform."""
+    """init and update(gradients, state, params, **extra_args) of a transform."""
     optimizer = optax.with_extra_args_support(optimizer)
 
     def update(
-        grads: Params, state: PyTree, params: Params, gate: PyTree, value: Array
+        grads: Params, state: PyTree, params: Params, **extra_args: Any
     ) -> tuple[Params, PyTree]:
-        directions, new_state = optimizer.update(grads, state, params, gate=gate, value=value)
+        directions, new_state = optimizer.update(grads, state, params, **extra_args)
         # A float32 hyper-parameter would promote a bfloat16 state and break the scan's carry.
         return directions, optax.tree.cast_like(new_state, state)
 
@@ -129,8 +129,8 @@ def adapt(
       loss_fn: (params, support, key) -> (loss [], aux). It may make its own data under params
         (then support is whatever it needs, possibly None), and may close over traced values.
       make_optimizer: meta_params.optimizer -> optax transform that returns descent directions
-        (see `maml_jax.inner.optimizers`). Its update receives the extra args `gate`, a tree like
-        the gradients, and `value`, the support loss.
+        (see `maml_jax.inner.optimizers`). Its update receives the extra args `gate`
+        and `step_size` (m_k and α_k, trees like the gradients) and `value`, the support loss.
       meta_params: θ in `init`, and what gates, step sizes and the optimizer are made from.
       support: the task's support data, a pytree.
       key: [], a typed PRNG key.
@@ -192,8 +192,11 @@ def adapt(
         if proximal:
             grads = jax.tree.map(lambda g, p, o: g + proximal * (p - o), grads, moving, origin)
         gates = halting(meta_params.halting, moving, k)
-        directions, optimizer_state = update(grads, optimizer_state, moving, gates, loss)
-        moving = _move(moving, rates(meta_params.learning_rates, moving, k), gates, directions)
+        alphas = rates(meta_params.learning_rates, moving, k)
+        directions, optimizer_state = update(
+            grads, optimizer_state, moving, gate=gates, step_size=alphas, value=loss
+        )
+        moving = _move(moving, alphas, gates, directions)
         share = _share_on(gates, moving, meta_params.init)
         outputs = (loss, aux, share, watch(moving, k + 1))
         return (moving, optimizer_state), outputs

@@ -43,10 +43,6 @@ def _finite_or_unmoved(new: PyTree, old: PyTree) -> Array:
     return jnp.all(jnp.array(jax.tree.leaves(ok)))
 
 
-def _select(condition: Array, yes: PyTree, no: PyTree) -> PyTree:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
-
-
 def _batch_objective(
     task_objective: TaskObjective,
     sample_episode: EpisodeSampler | None,
@@ -79,7 +75,8 @@ def _batch_objective(
             result = per_task(key, raw)
             finite = all_finite(result)
             zeros = jax.tree.map(jnp.zeros_like, result)
-            return _select(finite, result, zeros), finite.astype(jnp.float32), jnp.float32(1)
+            result = optax.tree.where(finite, result, zeros)
+            return result, finite.astype(jnp.float32), jnp.float32(1)
 
         total, number_finite, number = all_reduce(
             sum_over_tasks(guarded, keys, episodes, chunk=chunk)
@@ -167,7 +164,7 @@ def make_train_step(
         old = (state.meta_params, state.outer_state, state.extras)
         finite = _finite_or_unmoved((result.meta_params, extras), (state.meta_params, state.extras))
         # A gradient can be finite and the update or the new parameters still overflow.
-        meta_params, outer_state, extras = _select(
+        meta_params, outer_state, extras = optax.tree.where(
             finite, (result.meta_params, result.outer_state, extras), old
         )
         skipped = 1 - (finite & result.applied).astype(jnp.int32)

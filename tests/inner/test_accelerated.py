@@ -80,6 +80,11 @@ METHODS: dict[str, tuple[Any, Callable[[Any, int], Any], float]] = {
     "conjugate_gradient_hs": ((), lambda h, steps: acc.scale_by_conjugate_gradient("hs"), 0.05),
     "anderson": (0.05, lambda h, steps: acc.scale_by_anderson(h, 3), 1.0),
     "curvature": (0.2, lambda h, steps: scale_by_full_curvature(h), 0.05),
+    "curvature_momentum": (
+        (0.2, 0.6),
+        lambda h, steps: optax.chain(scale_by_full_curvature(h[0]), acc.scale_by_heavy_ball(h[1])),
+        0.05,
+    ),
     **{
         name: (
             (),
@@ -342,8 +347,8 @@ def test_contract_of_a_transform(name: str, dtype: Any) -> None:
 
     def run(step: Any, params: Any) -> Any:
         state = transform.init(params)
-        assert isinstance(state, tuple)
-        assert hasattr(state, "_fields")
+        for link in state if type(state) is tuple else (state,):  # a chain's is a plain tuple
+            assert hasattr(link, "_fields")
         for _ in range(4):
             params, state = step(params, state)
         return params
@@ -467,6 +472,39 @@ def test_meta_gradients_equal_finite_differences(name: str) -> None:
     )
 
 
+LEARNED = [
+    (name, granularity)
+    for name, row in INNER_OPTIMIZERS.items()
+    for granularity in ("global", "tensor", "parameter")
+    if row.hyper and (granularity == "global" or "momentum" in row.hyper)
+]
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(("name", "granularity"), LEARNED)
+def test_learned_hyper_parameters_of_a_row_have_the_gradients_of_finite_differences(
+    name: str, granularity: str
+) -> None:
+    """In the space that is learned in: logits, logarithms, matrices, whatever is shared."""
+    params = net_params()
+    start = {"learning_rate": RATE, "momentum": MOMENTUM, "inverse_condition": INVERSE}
+    hyper = initial_hyper_params(name, params, granularity=granularity, **start)
+    make = make_inner_optimizer(name, params, STEPS, granularity)
+    support, query = regression_episode(KEY)
+    alpha = 1.0 if INNER_OPTIMIZERS[name].own_step else RATE
+
+    def loss(hyper: Any) -> Array:
+        meta_params = MetaParams(params, learning_rates=alpha, optimizer=hyper)
+        adapted = adapt(regression_loss, make, meta_params, support, KEY, num_steps=STEPS).params
+        return regression_loss(adapted, query, KEY)[0]
+
+    grads = jax.jit(jax.grad(loss))(hyper)
+    numeric = jax.jit(central_differences, static_argnums=0)(loss, hyper)
+    assert_close(grads, numeric, rtol=2e-5, atol=2e-8)
+    for learned in hyper:
+        assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(grads[learned])) > 1e-6, learned
+
+
 def with_a_dead_unit(make: Callable[[Any], Any], hyper: Any, alpha: float) -> Any:
     """Meta-gradients of a ReLU network whose second unit is off for every input."""
     init = {
@@ -522,6 +560,18 @@ def test_meta_gradients_stay_finite(name: str, place: str) -> None:
     meta_params = MetaParams(init, learning_rates=strong(alpha), optimizer=strong(hyper))
     value, grads = jax.value_and_grad(loss)(meta_params)
     chex.assert_tree_all_finite((value, grads))
+
+
+def test_a_restart_weighs_coordinates_by_how_far_they_really_move() -> None:
+    """With one step size for both the momentum points uphill, with these it does not."""
+    transform = acc.adaptive_restart(acc.scale_by_heavy_ball(0.9))
+    restarts = []
+    for step_size in (None, jnp.array([1.0, 1.0]), jnp.array([10.0, 1.0])):
+        state = transform.init(jnp.zeros(2))
+        for gradient in ([1.0, 1.0], [0.1, -0.45]):
+            _, state = transform.update(jnp.array(gradient), state, step_size=step_size)
+        restarts.append(int(state.restarts))
+    assert restarts == [1, 1, 0]
 
 
 # A restart by value looks at the loss itself, which halted coordinates are part of.
