@@ -44,6 +44,19 @@ def define_config() -> flags.FlagHolder:
     )
 
 
+def whole_numbers(flag: flags.FlagHolder) -> list[int]:
+    """Of a list flag.
+
+    Raises:
+      UsageError: an entry is no whole number.
+    """
+    if not all(entry.isdigit() for entry in flag.value):
+        raise UsageError(
+            f"--{flag.name}={','.join(flag.value)} is not a list of whole numbers, as 5,10"
+        )
+    return [int(entry) for entry in flag.value]
+
+
 def _check_card(value: str) -> None:
     path, _, variant = value.partition(":")
     if not pathlib.Path(path).is_file():

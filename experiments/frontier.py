@@ -43,7 +43,7 @@ def curves(task: str) -> dict[str, list[dict[str, Any]]]:
         arms |= {name: kept[name]["runs"] for name in HALTING if name in kept}
     for path in sorted(results_io.RESULTS.glob(f"acceleration_{task}_*.json")):
         record = results_io.read(path.stem)
-        k_max = record["config"]["inner"]["num_steps"]
+        setting = path.stem.removeprefix(f"acceleration_{task}_").replace("_cost_", ", cost ")
         scores = {
             row["arm"]: row[measure]["mean"]
             for row in record["rows"]
@@ -51,7 +51,7 @@ def curves(task: str) -> dict[str, list[dict[str, Any]]]:
         }
         best = sorted(scores, key=scores.__getitem__, reverse=measure == "accuracy")[:BEST]
         for name in (record["reference"], *best):
-            arms[f"adaptive_k + {name}, K_max {k_max}"] = record["arms"][name]["runs"]
+            arms[f"adaptive_k + {name}, K_max {setting}"] = record["arms"][name]["runs"]
     return arms
 
 

@@ -8,15 +8,11 @@ above a cap cut to it, nothing trained again.
 
 import pathlib
 from collections.abc import Callable
-from functools import partial
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
 from experiments import cli
-from maml_jax.errors import UsageError
 from maml_jax.experiment import Experiment
 from maml_jax.types import MetaParams
 
@@ -31,23 +27,12 @@ _STATISTICS: dict[str, Callable[[np.ndarray], float]] = {
 }
 
 
-def print_capped(experiment: Experiment, meta_params: MetaParams, caps: list[str]) -> None:
-    """One row a cap: mean and median loss over validation tasks.
-
-    Raises:
-      UsageError: a cap that is no number, or a run whose gates learn no lengths.
-    """
-    halting = experiment.schedule.halting
-    if halting is None or not halting.kind.is_length:
-        raise UsageError(f"--caps={','.join(caps)} needs a run whose gate learns lengths")
-    if not all(cap.isdigit() for cap in caps):
-        raise UsageError(f"--caps={','.join(caps)} is not a list of whole numbers, as 5,10")
+def print_cut(experiment: Experiment, meta_params: MetaParams, caps: list[int]) -> None:
+    """One row a cap: mean and median loss over validation tasks."""
     print("\ncap  mean loss  median")
-    for cap in (experiment.schedule.most, *map(int, caps)):
-        cut = jax.tree.map(partial(jnp.minimum, cap), meta_params.halting)
-        loss = experiment.evaluate(meta_params._replace(halting=cut), "validation").estimates[
-            "loss"
-        ]
+    for cap in (experiment.schedule.most, *caps):
+        cut = experiment.schedule.cut(meta_params, cap)
+        loss = experiment.evaluate(cut, "validation").estimates["loss"]
         print(f"{cap:<4d} {loss.mean[-1]:<10.4g} {loss.median[-1]:.4g}")
 
 
@@ -76,7 +61,7 @@ def main(_: list[str]) -> None:
         f"inner compute C: {compute / 1e6:.4g} MFLOP a task, {compute / full:.0%} of {most} steps"
     )
     if _CAPS.value:
-        print_capped(experiment, state.meta_params, _CAPS.value)
+        print_cut(experiment, state.meta_params, cli.whole_numbers(_CAPS))
 
 
 if __name__ == "__main__":

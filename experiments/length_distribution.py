@@ -40,8 +40,12 @@ def draw(arms: dict[str, dict[str, np.ndarray]]) -> Figure:
 def main(_: list[str]) -> None:
     """Draws and keeps."""
     arms = results_io.read(_STUDY.value)["arms"]
-    learned = [name for name, arm in arms.items() if "length_counts" in arm["runs"][0]]
-    chosen = {name: studies.counts_of(arms[name]) for name in _ARMS.value or learned}
+    learned = {
+        name: arm for name, arm in arms.items() if arm["runs"] and "length_counts" in arm["runs"][0]
+    }
+    chosen = {
+        name: studies.counts_of(arm) for name, arm in studies.select(learned, _ARMS.value).items()
+    }
     path = results_io.RESULTS / f"{_STUDY.value}_lengths.png"
     draw(chosen).savefig(path, dpi=80)
     print(path)

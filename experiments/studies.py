@@ -3,6 +3,7 @@
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +17,8 @@ from experiments import results_io
 from maml_jax import provenance
 from maml_jax.config import differences
 from maml_jax.errors import DivergedError, UsageError
+from maml_jax.experiment import build
+from maml_jax.inner.compute import count_flops
 from maml_jax.metrics import read_metrics
 from maml_jax.training import open_workdir, read_evaluation, train_and_evaluate
 
@@ -162,21 +165,37 @@ def tune(
     return trials[best] if np.isfinite(scores[best]) else None, results
 
 
+def optimizer_flops(config: ConfigDict) -> float:
+    """FLOPs of the inner optimizer's own matrix products in a full step; C leaves them out."""
+
+    def of_step(config: ConfigDict) -> float:
+        experiment, key = build(config), jax.random.key(0)
+        sample = experiment.problem.sampler(config.task.shots, config.task.query_shots, "train")
+        step = partial(experiment.adapt_fn, num_steps=1)
+        return count_flops(step, experiment.init().meta_params, sample(key).support, key)
+
+    plain = ConfigDict(config.to_dict())
+    plain.inner.optimizer, plain.inner.learn_optimizer = "sgd", "none"
+    return of_step(config) - of_step(plain)
+
+
 def _run_arm(study: Study, arm: str, root: pathlib.Path) -> dict[str, Any]:
     choice, trials = tune(study, arm, root)
     runs: list[dict[str, Any]] = []
-    stopped = None
+    stopped = {}
     for seed in _seeds(study) if choice is not None else ():
         config = configure(study, study.arms[arm].overrides, choice or {}, {"seed": seed})
         try:
             record = _record(config, root / f"{arm}_{seed}")
         except DivergedError as error:
-            stopped, runs = f"seed {seed}: {error}", []
+            stopped, runs = {"stopped": f"seed {seed}: {error}"}, []
             break
         runs.append({key: v for key, v in record.items() if key not in provenance.KEYS})
     overrides = study.arms[arm].overrides
-    result = {"overrides": overrides, "trials": trials, "choice": choice, "runs": runs}
-    return result if stopped is None else {**result, "stopped": stopped}
+    result: dict[str, Any] = {"overrides": overrides, "trials": trials, "choice": choice}
+    if "inner.optimizer" in overrides:
+        result["optimizer_flops"] = optimizer_flops(configure(study, overrides))
+    return {**result, "runs": runs, **stopped}
 
 
 def _settings(family: Family) -> dict[str, Any]:
@@ -325,7 +344,7 @@ def counts_of(arm: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return {path: np.sum([run[path] for run in runs], axis=0) for path in runs[0]}
 
 
-def select(arms: Mapping[str, Arm], names: Sequence[str] | None) -> dict[str, Arm]:
+def select(arms: Mapping[str, Any], names: Sequence[str] | None) -> dict[str, Any]:
     """The named arms; all where no names are given.
 
     Raises:

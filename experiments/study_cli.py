@@ -10,6 +10,7 @@ from experiments import cli, results_io, studies, task_flag
 from experiments.studies import Arm, Family
 from experiments.task_flag import TASK
 from maml_jax import provenance
+from maml_jax.errors import UsageError
 
 WORKDIR = cli.define_workdir()
 flags.adopt_module_key_flags(task_flag)
@@ -33,6 +34,11 @@ def run(
     study = studies.Study(family, arms, SEEDS.value or family.seeds)
     earlier = results_io.read(name) if EXTEND.value else {}
     kept = studies.kept_arms(study, earlier) if earlier else {}
+    if lost := set(earlier.get("arms", ())) - set(kept) - set(chosen):
+        raise UsageError(
+            f"--extend would lose {', '.join(sorted(lost))}, kept with other settings; "
+            "add to --arms, to train again"
+        )
     study = study._replace(arms={arm: arms[arm] for arm in arms if arm in chosen or arm in kept})
     record = studies.run(study, pathlib.Path(WORKDIR.value), kept)
     if earlier:

@@ -246,7 +246,7 @@ def study(name: str) -> str:
         f"{record['config']['num_meta_steps']:,} meta-steps; "
         f"{record['hardware']}, {record['run_seconds'] / 60:.0f} minutes of training and testing; "
         f"{', '.join(f'`{command}`' for command in commands)}."
-        + (f" Every trial diverged: {diverged}." if diverged else "")
+        + (f" Diverged in every trial or in training: {diverged}." if diverged else "")
     )
 
 
@@ -281,7 +281,10 @@ def pairs(name: str) -> str:
 
 
 def shorter(name: str) -> str:
-    """Accelerated arms against every gradient descent: 99th percentile of K, and the measure."""
+    """Accelerated arms against every gradient descent: 99th percentile of K, and the measure.
+
+    Beside them what C leaves out: the optimizer's own matrix products, relative to a full step.
+    """
     record = results_io.read(name)
     accuracy = record["measure"] == "accuracy"
     measure = "accuracy" if accuracy else "loss_median"
@@ -295,14 +298,39 @@ def shorter(name: str) -> str:
         values, reference = (studies.last(arms[of], measure) for of in (arm, descent))
         verdict = _verdict(*studies.paired_interval(values, reference), accuracy)
         difference, half_width = studies.paired_interval(p99(arm), p99(descent))
-        return f"{difference:+.1f} ± {half_width:.1f}, {verdict}"
+        return f"{difference:+.1f} ± {half_width:.1f}; {measure.split('_')[-1]} {verdict}"
+
+    def products(arm: str) -> str:
+        if "optimizer_flops" not in record["arms"][arm]:
+            return ""
+        lengths = arms[arm][0]["lengths"]
+        full_steps = lengths["inner_compute"] / lengths["inner_compute_share"]
+        k_max = record["config"]["inner"]["num_steps"]
+        return f"{record['arms'][arm]['optimizer_flops'] / full_steps * k_max:.0%}"
 
     others = sorted((arm for arm in arms if arm not in descents), key=lambda arm: p99(arm).mean())
     rows = [
-        [arm, f"{p99(arm).mean():.1f}", *(against(arm, of) for of in descents)] for arm in others
+        [arm, f"{p99(arm).mean():.1f}", *(against(arm, of) for of in descents), products(arm)]
+        for arm in others
     ]
     of_descents = [f"against `{arm}` (p99 {p99(arm).mean():.1f})" for arm in descents]
-    return _markdown(["arm", "p99 of K", *of_descents], rows)
+    return _markdown(["arm", "p99 of K", *of_descents, "products of the optimizer"], rows)
+
+
+def length_caps() -> str:
+    """Median loss of trained runs with all longer lengths cut, mean over seeds."""
+    record = results_io.read("length_caps")
+    caps = list(next(iter(record["arms"].values())))
+    rows = []
+    for arm, of in record["arms"].items():
+        full = np.array(of[caps[0]])
+        cells = [f"{full.mean():.4f}"]
+        for cap in caps[1:]:
+            mean, half_width = studies.paired_interval(np.array(of[cap]), full)
+            cells.append(f"{mean:+.4f} ± {half_width:.4f} ({mean / full.mean():+.0%})")
+        rows.append([arm, *cells])
+    head = ["arm", f"up to {caps[0]}", *(f"cut to {cap}" for cap in caps[1:])]
+    return f"{_markdown(head, rows)}\n\n{record['hardware']}; `{record['command']}`."
 
 
 def lengths_sinusoid() -> str:
@@ -401,6 +429,7 @@ STUDIES = (
     "halting_sinusoid",
     "halting_omniglot",
     "acceleration_sinusoid_20",
+    "acceleration_sinusoid_20_cost_4",
     "acceleration_sinusoid_40",
     "acceleration_omniglot_10",
     "acceleration_omniglot_20",
@@ -420,6 +449,7 @@ TABLES: dict[str, Callable[[], str]] = {
             algorithms,
             known_lengths,
             halted_early,
+            length_caps,
             lengths_sinusoid,
             images,
             benchmark_convolution,

@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from maml_jax.config import automatic
+from maml_jax.errors import UsageError
 from maml_jax.inner.adapt import AdaptsFn, split_params
 from maml_jax.inner.compute import StepCosts, inner_compute, step_costs
 from maml_jax.inner.groups import expand, with_paths
@@ -82,6 +83,19 @@ class Schedule:
             path: np.broadcast_to(expanded[path], leaf.shape).astype(int)
             for path, leaf in with_paths(self.moving).items()
         }
+
+    def cut(self, meta_params: MetaParams, most: int) -> MetaParams:
+        """The same with every longer length cut to `most`.
+
+        Raises:
+          UsageError: the run learns no lengths.
+        """
+        if self.halting is None or not self.halting.kind.is_length:
+            gate = self._config.halting.gate
+            raise UsageError(f"halting.gate={gate!r} learns no lengths that could be cut")
+        return meta_params._replace(
+            halting=jax.tree.map(lambda length: jnp.minimum(length, most), meta_params.halting)
+        )
 
     def rates(self, meta_params: MetaParams) -> dict[str, np.ndarray]:
         """Path -> step sizes [K, ...] at every step, of shapes that broadcast to the tensors."""

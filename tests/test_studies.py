@@ -2,15 +2,27 @@
 
 import json
 import pathlib
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from scipy import stats
 
-from experiments import acceleration_study, frontier, halting_study, results_io, studies, tables
+from experiments import (
+    acceleration_study,
+    frontier,
+    halting_study,
+    length_caps,
+    results_io,
+    studies,
+    study_cli,
+    tables,
+)
 from maml_jax.config import validate
-from maml_jax.errors import UsageError
+from maml_jax.errors import DivergedError, UsageError
+from maml_jax.training import load_run, train_and_evaluate
 from tests.runs import tiny_config
 
 RATES = (0.001, 0.01)
@@ -126,6 +138,64 @@ def test_every_arm_of_the_acceleration_study_is_a_config_that_may_run(task: str)
         validate(studies.configure(study, arm.overrides, family.trials[0]))
 
 
+def test_an_arm_that_diverges_in_training_is_said_to_and_the_others_go_on(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = tiny_study()
+    train = studies.train_and_evaluate
+
+    def diverge(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+        if workdir.name == "maml_102":
+            raise DivergedError("101 updates were not finite")
+        return train(config, workdir)
+
+    monkeypatch.setattr(studies, "train_and_evaluate", diverge)
+    arms = studies.run(study, tmp_path)["arms"]
+    assert arms["maml"]["runs"] == []
+    assert arms["maml"]["stopped"] == "seed 102: 101 updates were not finite"
+    assert [run["seed"] for run in arms["adaptive_k"]["runs"]] == [101, 102]
+    assert "stopped" not in arms["adaptive_k"]
+
+
+def test_extending_a_result_loses_no_arm(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = tiny_study()
+    settings = json.loads(json.dumps(studies.run(study._replace(arms={}), tmp_path)))
+    settings["arms"] = {"maml": {"trials": [], "overrides": {}, "runs": []}}
+    monkeypatch.setattr(results_io, "RESULTS", tmp_path)
+    results_io.write("tiny", settings)
+    for flag, value in {"EXTEND": True, "ARMS": ["adaptive_k"], "SEEDS": 2}.items():
+        monkeypatch.setattr(study_cli, flag, SimpleNamespace(value=value))
+    with pytest.raises(UsageError, match="--extend would lose maml, kept with other settings"):
+        study_cli.run("tiny", study.family, study.arms, lambda _: "maml")
+    assert results_io.read("tiny") == settings
+
+
+def test_products_of_an_inner_optimizer_are_counted() -> None:
+    """Meta-Curvature of a network 1-8-1: one product a mode, 2 d · n FLOPs each."""
+    learned = {"inner__optimizer": "meta_curvature", "inner__learn_optimizer": "global"}
+    modes = [(1, 8), (8, 8), (8, 8), (8, 8), (1, 8), (1, 1)]  # (d, parameters of the tensor)
+    expected = sum(2 * d * n for d, n in modes)
+    assert studies.optimizer_flops(tiny_config(**learned)) == expected
+    assert studies.optimizer_flops(tiny_config(inner__optimizer="heavy_ball")) == 0
+
+
+def test_long_lengths_are_cut(tmp_path: pathlib.Path) -> None:
+    config = tiny_config(algorithm="adaptive_k", inner__num_steps=2, num_meta_steps=20)
+    for seed in (101, 102):
+        config.seed = seed
+        train_and_evaluate(config, tmp_path / f"adaptive_k_{seed}")
+    losses = length_caps.medians(tmp_path, "adaptive_k", [0])
+    assert list(losses) == [2, 0]
+    experiment, state = load_run(tmp_path / "adaptive_k_102")
+    whole = experiment.evaluate(state.meta_params, "validation").estimates["loss"].median
+    assert [losses[2][1], losses[0][1]] == [whole[-1], whole[0]]
+    assert whole[-1] != whole[0]
+    with pytest.raises(UsageError, match="no runs of --arms=maml"):
+        length_caps.medians(tmp_path, "maml", [0])
+
+
 def accelerated_record(measure: str, scores: dict[str, float]) -> dict[str, Any]:
     arms = {
         name: {
@@ -154,7 +224,12 @@ def test_the_frontier_shows_the_reference_and_the_best_accelerated_arms(
     record = accelerated_record("loss_median", scores) | {"reference": "gd"}
     monkeypatch.setattr(results_io, "RESULTS", tmp_path)
     results_io.write("acceleration_sinusoid_20", record)
-    shown = [f"adaptive_k + {name}, K_max 20" for name in ("gd", *(f"fast_{i}" for i in range(4)))]
+    results_io.write("acceleration_sinusoid_20_cost_4", record)
+    shown = [
+        f"adaptive_k + {name}, K_max {setting}"
+        for setting in ("20", "20, cost 4")
+        for name in ("gd", *(f"fast_{i}" for i in range(4)))
+    ]
     assert list(frontier.curves("sinusoid")) == shown
     labels = [line.get_label() for line in frontier.draw("sinusoid").axes[0].get_lines()]
     assert [label for label in labels if not label.startswith("_")] == shown
