@@ -132,7 +132,7 @@ def test_every_arm_of_the_halting_study_is_a_config_that_may_run(task: str) -> N
 @pytest.mark.parametrize("task", ["sinusoid", "omniglot"])
 def test_every_arm_of_the_acceleration_study_is_a_config_that_may_run(task: str) -> None:
     family = studies.family(task)
-    family.base.update_from_flattened_dict(acceleration_study.shared_settings(family.k_max))
+    family.base.update_from_flattened_dict(acceleration_study.shared_settings(task, family.k_max))
     study = studies.Study(family, acceleration_study.make_arms(task), 1)
     for arm in study.arms.values():
         validate(studies.configure(study, arm.overrides, family.trials[0]))
