@@ -184,12 +184,16 @@ def _against(
         verdict = f"at {relative_compute:.2f} C"
     if accuracy:
         return f"{100 * difference:+.2f} ± {100 * half_width:.2f} {verdict}"
-    form = "+.3f" if abs(difference) < 1e4 else "+.0e"
-    return f"{difference:{form}} ± {half_width:{form[1:]}} {verdict}"
+    form = _form(max(abs(difference), half_width))
+    return f"{difference:+{form}} ± {half_width:{form}} {verdict}"
 
 
 def _value(value: float, accuracy: bool) -> str:
-    return f"{100 * value:.2f}" if accuracy else f"{value:.3f}" if value < 1e4 else f"{value:.0e}"
+    return f"{100 * value:.2f}" if accuracy else f"{value:{_form(value)}}"
+
+
+def _form(loss: float) -> str:
+    return ".4f" if loss < 0.02 else ".3f" if loss < 1e4 else ".0e"
 
 
 def _compute_cell(runs: list[dict[str, Any]], reference: float) -> str:
