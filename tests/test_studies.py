@@ -234,14 +234,11 @@ def test_an_arm_is_tuned_by_its_mean_score_over_seeds(
 ) -> None:
     study = tiny_study()
     study = study._replace(family=study.family._replace(tuning_seeds=2))
-    scores = {
-        "tune_maml_0_0": 0.5,
-        "tune_maml_0_1": 0.1,
-        "tune_maml_1_0": 0.4,
-        "tune_maml_1_1": 0.3,
-    }
+    scores = {"maml_0_0": 0.5, "maml_0_1": 0.1, "maml_1_0": 0.4, "maml_1_1": 0.3}
     monkeypatch.setattr(studies, "train_and_evaluate", lambda *_: {})
-    monkeypatch.setattr(studies, "validation_score", lambda _, of: scores[of.name[5:]])
+    monkeypatch.setattr(
+        studies, "validation_score", lambda _, of: scores[of.name.removeprefix("tune_")]
+    )
     choice, trials = studies.tune(study, "maml", tmp_path)
     assert choice == study.family.trials[1]
     np.testing.assert_allclose([of["validation_score"] for of in trials], [0.3, 0.35])
