@@ -193,13 +193,11 @@ def adapt(
             grads = jax.tree.map(lambda g, p, o: g + proximal * (p - o), grads, moving, origin)
         gates = halting(meta_params.halting, moving, k)
         alphas = rates(meta_params.learning_rates, moving, k)
-        directions, optimizer_state = update(
-            grads, optimizer_state, moving, gate=gates, step_size=alphas, value=loss
-        )
+        extra_args = {"gate": gates, "step_size": alphas, "value": loss}
+        directions, optimizer_state = update(grads, optimizer_state, moving, **extra_args)
         moving = _move(moving, alphas, gates, directions)
         share = _share_on(gates, moving, meta_params.init)
-        outputs = (loss, aux, share, watch(moving, k + 1))
-        return (moving, optimizer_state), outputs
+        return (moving, optimizer_state), (loss, aux, share, watch(moving, k + 1))
 
     first = watch(carry[0], first_step)
     steps = first_step + jnp.arange(num_steps, dtype=jnp.int32)

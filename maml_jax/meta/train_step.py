@@ -43,6 +43,20 @@ def _finite_or_unmoved(new: PyTree, old: PyTree) -> Array:
     return jnp.all(jnp.array(jax.tree.leaves(ok)))
 
 
+def _hold_constant(meta_params: MetaParams, learned: Collection[str]) -> MetaParams:
+    """No gradient for the fields that are not learned."""
+    constants = {f: getattr(meta_params, f) for f in MetaParams._fields if f not in learned}
+    return meta_params._replace(**jax.lax.stop_gradient(constants))
+
+
+def _clip(grads: MetaParams, norm: float | None) -> MetaParams:
+    if norm is None:
+        return grads
+    clip = optax.clip_by_global_norm(norm)
+    clipped, _ = clip.update(grads, clip.init(grads))
+    return clipped
+
+
 def _batch_objective(
     task_objective: TaskObjective,
     sample_episode: EpisodeSampler | None,
@@ -59,8 +73,7 @@ def _batch_objective(
     keys = task_keys(state.key, state.step, task_indices)
 
     def of_task(meta_params: MetaParams, key: Array, raw: PyTree) -> tuple[Array, PyTree]:
-        constants = {f: getattr(meta_params, f) for f in MetaParams._fields if f not in learned}
-        meta_params = meta_params._replace(**jax.lax.stop_gradient(constants))
+        meta_params = _hold_constant(meta_params, learned)
         episode_key, objective_key = jax.random.split(key)
         if raw is not None:
             episode = prepare(raw)
@@ -98,10 +111,7 @@ def _batch_objective(
 
         def clipped(key: Array, raw: PyTree) -> tuple[tuple[Array, PyTree], MetaParams]:
             result, grads = gradient(meta_params, key, raw)
-            if task_clip_norm is not None:
-                clip = optax.clip_by_global_norm(task_clip_norm)
-                grads, _ = clip.update(grads, clip.init(grads))
-            return result, grads
+            return result, _clip(grads, task_clip_norm)
 
         ((loss, aux), grads), dropped = mean_over_finite(clipped)
         return with_metrics(loss, aux, dropped), grads
