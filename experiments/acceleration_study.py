@@ -33,8 +33,8 @@ RATES_OF_RATES = {"sinusoid": 1e-4, "omniglot": 2e-3}  # of rates per parameter,
 MOST_SEEDS = 5  # there are four times as many arms as in the study of halting
 # Arms of the halting study chose the lower of 1 and 2; momentum 0.8 makes a rate 5 times as large.
 OMNIGLOT_RATES = (0.125, 0.25, 0.5, 1.0, 2.0)
-# Of the mean length, so that its whole price is some tenth of the loss. These and the norms were
-# chosen for gradient descent on seeds that are not reported (BUILD_NOTES.md).
+# Of the mean length, so that its whole price is some tenth of the loss. BUILD_NOTES.md has on which
+# runs of gradient descent these and the norms were chosen.
 COSTS_OF_A_STEP = {"sinusoid": 0.001, "omniglot": 0.02}
 TASK_CLIP_NORMS = {"sinusoid": 1.0, "omniglot": 10.0}
 

@@ -32,7 +32,8 @@ def medians(workdir: pathlib.Path, arm: str, caps: list[int]) -> dict[int, list[
     losses: dict[int, list[float]] = {}
     for run in tqdm(runs, desc=arm):
         experiment, state = load_run(run)
-        for cap in (experiment.schedule.most, *caps):
+        most = experiment.schedule.most
+        for cap in (most, *(cap for cap in caps if cap < most)):
             cut = experiment.schedule.cut(state.meta_params, cap)
             loss = experiment.evaluate(cut, "validation").estimates["loss"]
             losses.setdefault(cap, []).append(float(loss.median[-1]))

@@ -305,8 +305,6 @@ def shorter(name: str) -> str:
         return f"{difference:+.1f} ± {half_width:.1f}; {measure.split('_')[-1]} {verdict}"
 
     def products(arm: str) -> str:
-        if "optimizer_flops" not in record["arms"][arm]:
-            return ""
         lengths = arms[arm][0]["lengths"]
         full_steps = lengths["inner_compute"] / lengths["inner_compute_share"]
         k_max = record["config"]["inner"]["num_steps"]
