@@ -7,18 +7,20 @@ trials on separate validation tasks. Gradient descent is also given learned rate
 per parameter: only a gain over the best of the three counts as acceleration.
 
 --k_max=40 repeats it at twice the length, and --cost=4 at a higher price of a step, each in a
-workdir of its own. Resumes where it was stopped; keeps its result in
+workdir of its own and with the rates that the kept study chose: nothing else differs. Resumes where
+it was stopped; keeps its result in
 experiments/results/acceleration_TASK_KMAX.json, or acceleration_TASK_KMAX_cost_COST.json. With
 --arms it trains these alone, so that several processes can share a workdir, and keeps no result
 unless --keep; --extend adds them to the kept result, without the workdirs of the arms it has.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from absl import flags
 
-from experiments import cli, studies, study_cli
+from experiments import cli, results_io, studies, study_cli
 from experiments.studies import Arm
 from experiments.task_flag import TASK
 from maml_jax.errors import UsageError
@@ -32,7 +34,8 @@ GRANULARITIES = ("tensor", "parameter")
 RATES_OF_RATES = {"sinusoid": 1e-4, "omniglot": 2e-3}  # of rates per parameter, which are no logs
 MOST_SEEDS = 5  # there are four times as many arms as in the study of halting
 # Arms of the halting study chose the lower of 1 and 2; momentum 0.8 makes a rate 5 times as large.
-OMNIGLOT_RATES = (0.125, 0.25, 0.5, 1.0, 2.0)
+OMNIGLOT_RATES = (0.25, 0.5, 1.0, 2.0)
+OMNIGLOT_TUNING_STEPS = 1_500  # after 500 a rate of 0.25 may lead, which 1 leaves behind later
 # Of the mean length, so that its whole price is some tenth of the loss. BUILD_NOTES.md has on which
 # runs of gradient descent these and the norms were chosen.
 COSTS_OF_A_STEP = {"sinusoid": 0.001, "omniglot": 0.02}
@@ -85,6 +88,12 @@ def make_arms(task: str) -> dict[str, Arm]:
     return {name: Arm(of) for name, of in overrides.items()}
 
 
+def as_chosen(arms: Mapping[str, Arm], record: Mapping[str, Any]) -> dict[str, Arm]:
+    """The arms that a kept study has, each at the values chosen there alone."""
+    kept = {name: record["arms"].get(name, {}).get("choice") for name in arms}
+    return {name: arm._replace(knob=(kept[name],)) for name, arm in arms.items() if kept[name]}
+
+
 def best_gradient_descent(record: dict[str, Any], measure: str) -> str:
     """The arm of gradient descent that accelerated ones are compared to: the best on the tests.
 
@@ -106,16 +115,22 @@ def main(_: list[str]) -> None:
     task, family = TASK.value, study_cli.family()
     family = family._replace(seeds=min(family.seeds, MOST_SEEDS))
     if task == "omniglot":
-        family = family._replace(trials=[{"inner.learning_rate": rate} for rate in OMNIGLOT_RATES])
+        family = family._replace(
+            trials=[{"inner.learning_rate": rate} for rate in OMNIGLOT_RATES],
+            tuning_steps=OMNIGLOT_TUNING_STEPS,
+        )
     k_max = _K_MAX.value or family.k_max
     family.base.update_from_flattened_dict(shared_settings(task, k_max, _COST.value))
     measure = family.measure
     if measure == "loss":  # by the median, in tuning as in the comparison
         measure = "loss_median"
         family = family._replace(tuned_by="validation_loss_median", nonfinite_allowed=0.01)
-    name = f"acceleration_{task}_{k_max}"
+    name, arms = f"acceleration_{task}_{k_max}", make_arms(task)
     name += f"_cost_{_COST.value}" if _COST.value != 1 else ""
-    study_cli.run(name, family, make_arms(task), lambda of: best_gradient_descent(of, measure))
+    first = f"acceleration_{task}_{family.k_max}"
+    if name != first:
+        arms, family = as_chosen(arms, results_io.read(first)), family._replace(trials=[{}])
+    study_cli.run(name, family, arms, lambda of: best_gradient_descent(of, measure))
 
 
 if __name__ == "__main__":

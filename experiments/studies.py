@@ -1,6 +1,7 @@
 """What the studies share: tune every arm alike, train it with every seed, compare in pairs."""
 
 import json
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -138,9 +139,11 @@ def tune(
 ) -> tuple[Overrides | None, list[dict[str, Any]]]:
     """The trial with the best validation score, mean over seeds, and all trials with theirs.
 
-    None where every trial diverged.
+    None where every trial diverged. A single trial is taken as it is.
     """
     overrides, trials = study.arms[arm].overrides, _trials(study, arm)
+    if len(trials) == 1:
+        return trials[0], [{**trials[0], "validation_score": None}]
     short = _lasting(study.family.tuning_steps, study.family.wait) | {
         "eval.validation_every": study.family.tuning_steps,
         "eval.num_episodes": study.family.base.eval.chunk,  # tests take no part in tuning
@@ -250,7 +253,8 @@ def run(study: Study, root: pathlib.Path, kept: Mapping[str, Any] | None = None)
       The record of the study: per arm its trials, its choice and the evaluation of every seed.
     """
     # Runs that differ in seed or learning rate alone are one program.
-    jax.config.update("jax_compilation_cache_dir", str((root / "programs").resolve()))
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str((root / "programs").resolve()))
     arms = {}
     progress = tqdm(study.arms, desc="arms")
     for arm in progress:

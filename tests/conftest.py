@@ -1,11 +1,20 @@
-"""Settings that must come before jax is imported: eight forced host devices."""
+"""Settings that must come before jax is imported: eight forced host devices, programs shared."""
 
 import os
+import pathlib
 
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=8"
-    # Tests compile much and compute little.
-    + " --xla_backend_optimization_level=0"
+COMPILE_FAST = "--xla_backend_optimization_level=0"  # tests compile much and compute little
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=8",
+        COMPILE_FAST,
+    ]
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# What one process has compiled others load: workers, binaries, the next call of pytest.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR",
+    str(pathlib.Path(__file__).parent.parent / ".pytest_cache" / "programs"),
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

@@ -8,6 +8,7 @@ import sys
 from ml_collections import ConfigDict
 
 from maml_jax.config import default_config
+from tests.conftest import COMPILE_FAST
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = {
@@ -38,17 +39,10 @@ def command(module: str, *arguments: str, **changes: object) -> list[str]:
     return [sys.executable, "-m", f"experiments.{module}", *arguments, *overrides]
 
 
-def environment(cache: pathlib.Path) -> dict[str, str]:
-    """One device, and compiled programs kept in `cache` for the next process."""
-    return os.environ | {
-        "XLA_FLAGS": "",
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
+ENVIRONMENT = os.environ | {"XLA_FLAGS": COMPILE_FAST}  # one device
 
 
-def call(arguments: list[str], cache: pathlib.Path) -> subprocess.CompletedProcess[str]:
+def call(arguments: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        arguments, cwd=ROOT, env=environment(cache), capture_output=True, text=True, timeout=300
+        arguments, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300
     )

@@ -2,11 +2,10 @@
 
 import json
 import pathlib
-import subprocess
 
 import pytest
 
-from tests.runs import ROOT, call, command, environment
+from tests.runs import call, command
 
 WRONG = [
     (["train", "--config.inner.num_stesp=3"], "unknown config key 'inner.num_stesp'; did you mean"),
@@ -25,14 +24,7 @@ def test_wrong_use_is_one_line_and_a_failing_exit(
 ) -> None:
     module, *flags = arguments
     workdir = tmp_path / "run"
-    done = subprocess.run(
-        [*command(module)[:3], f"--workdir={workdir}", *flags],
-        cwd=ROOT,
-        env=environment(tmp_path),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = call([*command(module)[:3], f"--workdir={workdir}", *flags])
     assert done.returncode != 0
     assert "Traceback" not in done.stderr
     assert message in done.stderr.splitlines()[0]
@@ -41,12 +33,12 @@ def test_wrong_use_is_one_line_and_a_failing_exit(
 
 def test_train_then_evaluate_print_a_json_object_last(tmp_path: pathlib.Path) -> None:
     workdir = tmp_path / "run"
-    done = call(command("train", f"--workdir={workdir}"), tmp_path)
+    done = call(command("train", f"--workdir={workdir}"))
     assert done.returncode == 0, done.stderr
     trained = json.loads(done.stdout.splitlines()[-1])
     assert (workdir / "report.html").exists()
     evaluate = [*command("evaluate")[:3], f"--workdir={workdir}"]
-    done = call(evaluate, tmp_path)
+    done = call(evaluate)
     assert json.loads(done.stdout.splitlines()[-1])["loss"] == trained["loss"]
 
 
@@ -54,6 +46,6 @@ def test_train_then_evaluate_print_a_json_object_last(tmp_path: pathlib.Path) ->
     ("module", "flags"),
     [("train", ("workdir", "config")), ("acceleration_study", ("workdir", "task", "k_max"))],
 )
-def test_help_lists_the_flags(tmp_path: pathlib.Path, module: str, flags: tuple[str, ...]) -> None:
-    done = call([*command(module)[:3], "--help"], tmp_path)
+def test_help_lists_the_flags(module: str, flags: tuple[str, ...]) -> None:
+    done = call([*command(module)[:3], "--help"])
     assert all(f"--{flag}: " in done.stdout for flag in flags)

@@ -132,10 +132,10 @@ def test_the_report_has_the_figures_of_lengths(finished: pathlib.Path) -> None:
 
 
 def test_inspect_prints_a_row_for_every_tensor(
-    finished: pathlib.Path, loaded: tuple[Experiment, dict[str, np.ndarray]], tmp_path: pathlib.Path
+    finished: pathlib.Path, loaded: tuple[Experiment, dict[str, np.ndarray]]
 ) -> None:
     arguments = [*command("inspect")[:3], f"--workdir={finished}"]
-    done = call(arguments, tmp_path)
+    done = call(arguments)
     assert done.returncode == 0, done.stderr
     head, *rows = done.stdout.split("\n\n")[0].splitlines()
     assert head.split()[:2] == ["tensor", "shape"]
@@ -151,10 +151,10 @@ def test_inspect_prints_a_row_for_every_tensor(
 
 
 def test_inspect_shows_what_long_lengths_are_worth(
-    finished: pathlib.Path, loaded: tuple[Experiment, dict[str, np.ndarray]], tmp_path: pathlib.Path
+    finished: pathlib.Path, loaded: tuple[Experiment, dict[str, np.ndarray]]
 ) -> None:
     arguments = [*command("inspect")[:3], f"--workdir={finished}"]
-    done = call([*arguments, "--caps=0"], tmp_path)
+    done = call([*arguments, "--caps=0"])
     head, *rows = done.stdout.split("\n\n")[-1].splitlines()
     assert head.split() == ["cap", "mean", "loss", "median"]
     (most, full, _), (cap, unadapted, _) = (row.split() for row in rows)
@@ -163,7 +163,7 @@ def test_inspect_shows_what_long_lengths_are_worth(
     _, state = load_run(finished)
     losses = experiment.evaluate(state.meta_params, "validation").estimates["loss"].mean
     assert (full, unadapted) == (f"{losses[-1]:.4g}", f"{losses[0]:.4g}")
-    wrong = call([*arguments, "--caps=0,x"], tmp_path)
+    wrong = call([*arguments, "--caps=0,x"])
     assert wrong.returncode == 2
     assert "--caps=0,x is not a list of whole numbers" in wrong.stderr
 

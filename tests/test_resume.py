@@ -14,7 +14,7 @@ import pytest
 
 from maml_jax.metrics import read_metrics
 from maml_jax.training import load_run
-from tests.runs import ROOT, call, command, environment
+from tests.runs import ENVIRONMENT, ROOT, call, command
 from tests.tasks.test_images import write_tfds
 
 SINUSOID = {"num_meta_steps": 2_000, "checkpoint__every": 100}
@@ -47,7 +47,6 @@ class Case(NamedTuple):
 
     changes: dict[str, object]
     stops: tuple[signal.Signals, ...]
-    cache: pathlib.Path
     uninterrupted: pathlib.Path
 
 
@@ -58,7 +57,7 @@ def start(case: Case, workdir: pathlib.Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             arguments,
             cwd=ROOT,
-            env=environment(case.cache),
+            env=ENVIRONMENT,
             stdout=subprocess.DEVNULL,
             stderr=errors,
         )
@@ -81,8 +80,8 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         write_tfds(root / "tfds", names=[f"animal_{index}" for index in range(15)])
         folders = {"data__dir": root / "tfds", "data__cache_dir": root / "pools"}
         changes = {**HOST_IMAGES, **folders}
-    case = Case(changes, STOPS[request.param], root / "cache", root / "uninterrupted")
-    done = call(command("train", f"--workdir={case.uninterrupted}", **changes), case.cache)
+    case = Case(changes, STOPS[request.param], root / "uninterrupted")
+    done = call(command("train", f"--workdir={case.uninterrupted}", **changes))
     assert done.returncode == 0, done.stderr
     return case
 
@@ -129,7 +128,7 @@ def test_killed_or_stopped_at_random_points_and_resumed_is_bit_for_bit(
         wait_for_step(workdir, generator.randrange(span * index + 10, span * (index + 1)), process)
         time.sleep(generator.random() * 0.05)
         stop(process, number, workdir)
-    done = call(command("train", f"--workdir={workdir}", **case.changes), case.cache)
+    done = call(command("train", f"--workdir={workdir}", **case.changes))
     assert done.returncode == 0, done.stderr
     assert "resuming from meta-step" in done.stderr
     assert_same_run(workdir, case.uninterrupted)

@@ -244,6 +244,27 @@ def test_an_arm_is_tuned_by_its_mean_score_over_seeds(
     np.testing.assert_allclose([of["validation_score"] for of in trials], [0.3, 0.35])
 
 
+def test_another_length_takes_the_rates_that_the_study_chose(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = tiny_study()
+    kept = {"maml": {"choice": {"inner.learning_rate": 0.03}}, "adaptive_k": {"choice": None}}
+    arms = acceleration_study.as_chosen(study.arms, {"arms": kept})
+    trained = []
+
+    def train(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+        trained.append((workdir.name, config.inner.learning_rate))
+        return {"seed": config.seed, "train_seconds": 1.0, "evaluate_seconds": 1.0}
+
+    monkeypatch.setattr(studies, "train_and_evaluate", train)
+    record = studies.run(
+        study._replace(family=study.family._replace(trials=[{}]), arms=arms), tmp_path
+    )
+    assert list(record["arms"]) == ["maml"]
+    assert record["arms"]["maml"]["choice"] == kept["maml"]["choice"]
+    assert trained == [("maml_101", 0.03), ("maml_102", 0.03)]
+
+
 def test_an_arm_whose_every_trial_diverges_is_said_to(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
