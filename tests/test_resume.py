@@ -17,7 +17,7 @@ from maml_jax.training import load_run
 from tests.runs import ENVIRONMENT, ROOT, call, command
 from tests.tasks.test_images import write_tfds
 
-SINUSOID = {"num_meta_steps": 2_000, "checkpoint__every": 100}
+SINUSOID = {"num_meta_steps": 1_000, "checkpoint__every": 50}
 HOST_IMAGES = {
     "num_meta_steps": 300,
     "checkpoint__every": 20,
@@ -31,13 +31,10 @@ HOST_IMAGES = {
     "eval__num_steps": 2,
     "data__name": "tfds:animals",
     "data__pool": "host",
-    "model__name": "conv4",
-    "model__filters": 2,
-    "model__normalization": "batch",
     "inner__learning_rate": 0.5,
 }
 STOPS = {
-    "sinusoid": (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT),
+    "sinusoid": (signal.SIGKILL, signal.SIGTERM, signal.SIGINT),
     "host_images": (signal.SIGKILL, signal.SIGTERM),
 }
 

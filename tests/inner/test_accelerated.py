@@ -440,7 +440,7 @@ def test_an_unsafe_or_unknown_inner_optimizer_is_refused_with_the_reason(name: s
         make_inner_optimizer(name, {}, 1)
 
 
-def meta_loss(name: str, meta_params: MetaParams, **options: Any) -> Array:
+def meta_loss(name: str, meta_params: MetaParams) -> Array:
     _, make, _ = METHODS[name]
     support, query = regression_episode(KEY)
     adapted = adapt(
@@ -450,7 +450,6 @@ def meta_loss(name: str, meta_params: MetaParams, **options: Any) -> Array:
         support,
         KEY,
         num_steps=STEPS,
-        **options,
     )
     return regression_loss(adapted.params, query, KEY)[0]
 
@@ -467,9 +466,6 @@ def test_meta_gradients_equal_finite_differences(name: str) -> None:
     assert_moves(grads.init)
     if hyper != ():
         assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(grads.optimizer)) > 1e-6
-    assert_close(
-        grads, jax.jit(jax.grad(partial(loss, meta_gradient="reverse")))(meta_params), 1e-7
-    )
 
 
 LEARNED = [
