@@ -35,7 +35,7 @@ RATES_OF_RATES = {"sinusoid": 1e-4, "omniglot": 2e-3}  # of rates per parameter,
 MOST_SEEDS = 5  # there are four times as many arms as in the study of halting
 # Arms of the halting study chose the lower of 1 and 2; momentum 0.8 makes a rate 5 times as large.
 OMNIGLOT_RATES = (0.25, 0.5, 1.0)
-OMNIGLOT_TUNING_STEPS = 4_000  # up to 2,500 a rate of 0.25 may lead, which 1 leaves behind later
+OMNIGLOT_TUNING_STEPS = 4_000  # all: a shorter tuning favours small rates
 # Of the mean length, so that its whole price is some tenth of the loss. BUILD_NOTES.md has on which
 # runs of gradient descent these and the norms were chosen.
 COSTS_OF_A_STEP = {"sinusoid": 0.001, "omniglot": 0.02}
