@@ -128,7 +128,7 @@ def test_a_pool_on_the_host_gives_the_same_run_bit_for_bit_and_resumes(
     states = [train(experiment(pool), tmp_path / pool) for pool in ("device", "host")]
     # A run that stopped at meta-step 20 and goes on in a new process begins with a new feed.
     again = experiment("host")
-    state, _ = again.train(again.init(), 20)
+    state, _ = experiment("host").train(again.init(), 20)
     for _ in range(4):
         state, _ = again.train(state, 10)
     states.append(state)
