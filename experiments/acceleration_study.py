@@ -37,8 +37,9 @@ MOST_SEEDS = 5  # there are four times as many arms as in the study of halting
 OMNIGLOT_RATES = (0.25, 0.5, 1.0)
 OMNIGLOT_TUNING_STEPS = 4_000  # all: a shorter tuning favours small rates
 # Of the mean length, so that its whole price is some tenth of the loss. BUILD_NOTES.md has on which
-# runs of gradient descent these and the norms were chosen.
+# runs of gradient descent these, the first lengths and the norms were chosen.
 COSTS_OF_A_STEP = {"sinusoid": 0.001, "omniglot": 0.02}
+INITIAL_LENGTHS = {"sinusoid": 5.0, "omniglot": 1.0}
 TASK_CLIP_NORMS = {"sinusoid": 1.0, "omniglot": 10.0}
 
 
@@ -49,7 +50,7 @@ def shared_settings(task: str, k_max: int, cost: int = 1) -> dict[str, Any]:
         "inner.num_steps": k_max,
         "eval.num_steps": k_max,
         "halting.gate": "straight_through",
-        "halting.initial_length": 5.0,
+        "halting.initial_length": INITIAL_LENGTHS[task],
         "halting.cost_weight": cost * COSTS_OF_A_STEP[task] * k_max,
         "inner.momentum": 0.8,
         "outer.clip_norm": 0.0,
