@@ -1,4 +1,4 @@
-"""Writes the tables of README.md from the results that the repository keeps.
+"""Writes the tables of both READMEs from the results that the repository keeps.
 
 python -m experiments.tables
 """
@@ -17,7 +17,7 @@ from experiments import results_io, studies
 from maml_jax.algorithms import ALGORITHMS
 from maml_jax.errors import UsageError
 
-README = pathlib.Path(__file__).parent.parent / "README.md"
+PAGES = (pathlib.Path(__file__).parent.parent / "README.md", results_io.RESULTS / "README.md")
 PUBLISHED = {"maml": (0.67, 0.38, 0.35), "pretrained": (2.41, 2.23, 2.19)}  # 5 points, 1/5/10 steps
 STEPS = (1, 5, 10)
 LOSSES = {"loss": "MSE", "loss_median": "median"}  # over tasks
@@ -475,8 +475,9 @@ def fill(text: str) -> str:
 
 
 def main(_: list[str]) -> None:
-    """Rewrites README.md."""
-    README.write_text(fill(README.read_text()))
+    """Rewrites the tables of `PAGES`."""
+    for page in PAGES:
+        page.write_text(fill(page.read_text()))
 
 
 if __name__ == "__main__":

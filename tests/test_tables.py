@@ -1,9 +1,9 @@
-"""The tables of README.md are those that the kept results give."""
+"""The tables of the READMEs are those that the kept results give."""
 
 from experiments import tables
 
 
-def test_readme_tables_are_up_to_date() -> None:
-    text = tables.README.read_text()
-    assert tables.fill(text) == text
-    assert all(f"<!-- table: {name} -->" in text for name in tables.TABLES)
+def test_tables_are_up_to_date() -> None:
+    texts = [page.read_text() for page in tables.PAGES]
+    assert [tables.fill(text) for text in texts] == texts
+    assert all(f"<!-- table: {name} -->" in "".join(texts) for name in tables.TABLES)
