@@ -48,6 +48,7 @@ def methods(condition: float, num_steps: int) -> dict[str, Method]:
         "gradient descent": (optax.identity(), 2 / (1 + smallest)),
         "heavy ball": heavy,
         "heavy ball, restarted": (acc.adaptive_restart(heavy[0]), heavy[1]),
+        "heavy ball, restarted by value": (acc.adaptive_restart(heavy[0], "value"), heavy[1]),
         "Nesterov, strongly convex": (acc.scale_by_nesterov_strongly_convex(smallest), 1.0),
         "Nesterov, t-sequence": (fista, 1.0),
         "Nesterov, restarted": (acc.adaptive_restart(fista), 1.0),
@@ -69,8 +70,11 @@ def lower_bound(condition: float, num_steps: int) -> np.ndarray:
     return 1 / np.cosh(argument * np.arange(num_steps + 1))
 
 
-def trajectory(method: Method, eigenvalues: Array, num_steps: int) -> Array:
-    """[T+1, n]: x_0 = (1, …, 1), x_1 … x_T; conjugate gradients step exactly."""
+def trajectory(method: Method, eigenvalues: Array, num_steps: int) -> tuple[Array, Any]:
+    """[T+1, n]: x_0 = (1, …, 1), x_1 … x_T; and the last state.
+
+    Conjugate gradients step exactly.
+    """
     transform, alpha = optax.with_extra_args_support(method[0]), method[1]
 
     def step(carry: Any, _: None) -> tuple[Any, Array]:
@@ -86,14 +90,16 @@ def trajectory(method: Method, eigenvalues: Array, num_steps: int) -> Array:
         return (x, state), x
 
     start = jnp.ones_like(eigenvalues)
-    _, iterates = jax.lax.scan(step, (start, transform.init(start)), length=num_steps)
-    return jnp.concatenate([start[None], iterates])
+    (_, state), iterates = jax.lax.scan(step, (start, transform.init(start)), length=num_steps)
+    return jnp.concatenate([start[None], iterates]), state
 
 
-def errors(method: Method, eigenvalues: Array, num_steps: int) -> list[float]:
-    """‖x_k‖/‖x_0‖ for k = 0 … T."""
-    norms = jnp.linalg.norm(trajectory(method, eigenvalues, num_steps), axis=1)
-    return np.asarray(norms / norms[0]).tolist()
+def errors(method: Method, eigenvalues: Array, num_steps: int) -> tuple[list[float], int | None]:
+    """‖x_k‖/‖x_0‖ for k = 0 … T; and how often it restarted."""
+    iterates, state = trajectory(method, eigenvalues, num_steps)
+    norms = jnp.linalg.norm(iterates, axis=1)
+    restarts = int(state.restarts) if isinstance(state, acc.RestartState) else None
+    return np.asarray(norms / norms[0]).tolist(), restarts
 
 
 def halted_early(name: str, condition: float, eigenvalues: Array) -> list[tuple[float, float]]:
@@ -104,7 +110,7 @@ def halted_early(name: str, condition: float, eigenvalues: Array) -> list[tuple[
     """
 
     def worst(num_steps: int, halted: int) -> float:
-        x = trajectory(methods(condition, num_steps)[name], eigenvalues, halted)[-1]
+        x = trajectory(methods(condition, num_steps)[name], eigenvalues, halted)[0][-1]
         return float(jnp.max(eigenvalues * x**2))
 
     return [(worst(FINAL, halted), worst(halted, halted)) for halted in HALTED]
@@ -134,13 +140,18 @@ def main(_: list[str]) -> None:
     """Iterates every method in float64, draws and keeps."""
     curves: dict[str, dict[str, list[float]]] = {}
     early: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    restarts: dict[str, dict[str, int]] = {}
     with jax.enable_x64(True):
         for condition in CONDITIONS:
             eigenvalues = jnp.logspace(-np.log10(condition), 0, COORDINATES)
             num_steps = round(_STEPS.value * np.sqrt(condition))
-            table = {
+            measured = {
                 name: errors(method, eigenvalues, num_steps)
                 for name, method in methods(condition, num_steps).items()
+            }
+            table = {name: of for name, (of, _) in measured.items()}
+            restarts[f"{condition:g}"] = {
+                name: number for name, (_, number) in measured.items() if number is not None
             }
             table[BOUND] = lower_bound(condition, num_steps).tolist()
             curves[f"{condition:g}"] = table
@@ -158,6 +169,7 @@ def main(_: list[str]) -> None:
         for condition, table in curves.items()
     }
     record = {**provenance.describe(), "steps_over_root": _STEPS.value, "errors": shown}
+    record["restarts"] = restarts
     record["halted_early"] = {"num_steps": FINAL, "halted": HALTED, "losses": early}
     path = results_io.write("acceleration_rates", record)
     draw(curves).savefig(path.with_suffix(".png"), dpi=100)

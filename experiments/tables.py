@@ -254,6 +254,23 @@ def study(name: str) -> str:
     )
 
 
+def rates() -> str:
+    """Last error of every method on the quadratics, and how often it restarted."""
+    record = results_io.read("acceleration_rates")
+    errors, restarts = record["errors"], record["restarts"]
+
+    def cell(condition: str, method: str) -> str:
+        number = restarts[condition].get(method)
+        text = "" if number is None else f" ({number} restart{'s' * (number != 1)})"
+        return f"{errors[condition][method][-1]:.1e}{text}"
+
+    body = [
+        [method, *(cell(of, method) for of in errors)] for method in next(iter(errors.values()))
+    ]
+    head = ["method", *(f"condition {condition}" for condition in errors)]
+    return f"{_markdown(head, body)}\n\n{record['hardware']}; `{record['command']}`."
+
+
 def halted_early() -> str:
     """Methods made for a final T: loss of a coordinate that halts earlier, and if made for it."""
     record = results_io.read("acceleration_rates")["halted_early"]
@@ -450,6 +467,7 @@ TABLES: dict[str, Callable[[], str]] = {
             benchmark_inner_steps,
             algorithms,
             known_lengths,
+            rates,
             halted_early,
             length_caps,
             lengths_sinusoid,

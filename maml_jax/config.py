@@ -13,7 +13,7 @@ from maml_jax.inner.gradients import META_GRADIENTS
 from maml_jax.inner.groups import GRANULARITIES
 from maml_jax.inner.halting import GATES
 from maml_jax.inner.learning_rates import RATES
-from maml_jax.inner.optimizers import INNER_OPTIMIZERS, UNSAFE
+from maml_jax.inner.optimizers import INNER_OPTIMIZERS, get_inner_optimizer
 from maml_jax.models.conv4 import HEAD_INITIALIZERS
 from maml_jax.models.convolution import CONVOLUTIONS
 from maml_jax.models.mlp import INITIALIZERS
@@ -280,9 +280,10 @@ def validate(config: ConfigDict) -> None:
     for key in defaults:
         if key not in values:
             raise UsageError(f"the config lacks the key {key!r}; start from default_config()")
-    name = values["inner.optimizer"]
-    if name in UNSAFE:
-        raise UsageError(f"inner.optimizer={name!r} is refused: {UNSAFE[name]}")
+    try:
+        get_inner_optimizer(values["inner.optimizer"])
+    except ValueError as error:
+        raise UsageError(f"inner.optimizer={error}") from None
     for key, (allowed, description) in _ALLOWED.items():
         if not allowed(values[key]):
             raise UsageError(f"{key}={values[key]!r} is not allowed; use {description}")
@@ -354,6 +355,11 @@ def _check_halting(values: dict[str, Any]) -> None:
             "inner.learn_optimizer='none'; use 'global'"
         )
     learns_momentum = learned != "none" and "momentum" in INNER_OPTIMIZERS[optimizer].hyper
+    if learned not in ("none", "global") and not learns_momentum:
+        raise UsageError(
+            f"inner.learn_optimizer={learned!r} is a granularity of momentum, which "
+            f"inner.optimizer={optimizer!r} has not; use 'global'"
+        )
     if learns_momentum and values["inner.momentum"] == 0:
         raise UsageError(
             f"inner.momentum=0 cannot be learned (inner.learn_optimizer={learned!r}): it has no "

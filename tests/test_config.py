@@ -99,6 +99,10 @@ def test_a_bad_value_is_named_with_what_is_allowed(key: str, value: object, hint
         ({"inner.optimizer": "meta_curvature"}, "learn_optimizer='none'; use 'global'"),
         ({"inner.optimizer": "adam", "inner.learn_optimizer": "tensor"}, "nothing to learn"),
         (
+            {"inner.optimizer": "chebyshev", "inner.learn_optimizer": "parameter"},
+            "granularity of momentum, which inner.optimizer='chebyshev' has not; use 'global'",
+        ),
+        (
             {
                 "inner.optimizer": "heavy_ball",
                 "inner.learn_optimizer": "tensor",

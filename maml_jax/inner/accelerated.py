@@ -9,14 +9,16 @@ with α = 1.
 Hyper-parameters may be arrays under a trace; a momentum may be a scalar or a tree that broadcasts
 to the parameters. Extra arguments of `update`, all optional:
 
-- `gate`: a tree that broadcasts to the gradients; a coordinate moves by α · gate · u.
-- `step_size`: α, a tree that broadcasts to the gradients.
-- `value`: [], the loss at the current parameters.
+- `gate`: a tree like the gradients whose leaves broadcast to theirs; a coordinate moves by
+  α · gate · u.
+- `step_size`: α, such a tree.
+- `value`: [], the loss at the current parameters, proximal term and all.
 
 Halting. In a transform that works coordinate by coordinate (momentum methods, Chebyshev) a halted
 coordinate's state goes on changing and no longer matters. Transforms with inner products over
 coordinates leave out those whose gate is 0, now and in their memory, and take the movement
-θ_k − θ_{k−1} that really happened: halted coordinates never change the others' direction.
+θ_k − θ_{k−1} that really happened: halted coordinates never change the others' direction. The one
+exception is a restart by value: it looks at the loss, in which they may count.
 Methods made for a final T (OGM's last step, Chebyshev step sizes) take T from the static number of
 steps of the call: a coordinate that halts earlier keeps an incomplete polynomial, which costs OGM
 a factor 2 in the loss and Chebyshev steps any factor (`python -m experiments.acceleration_rates`).
@@ -66,7 +68,7 @@ def _moving(tree: PyTree, gate: PyTree | None) -> PyTree:
     """The coordinates whose gate is not 0; zeros in the others' places."""
     if gate is None:
         return tree
-    return jax.tree.map(lambda m, x: jnp.where(m > 0, x, jnp.zeros_like(x)), gate, tree)
+    return jax.tree.map(lambda m, x: jnp.where(m != 0, x, jnp.zeros_like(x)), gate, tree)
 
 
 def _ratio(
@@ -85,6 +87,27 @@ def _zeros_like(params: Params) -> Params:
     return jax.tree.map(jnp.zeros_like, params)
 
 
+def _check(valid: bool, name: str, value: Any, allowed: str) -> None:
+    if not valid:
+        raise ValueError(f"{name}={value} is not allowed; use {allowed}")
+
+
+def check_numbers(inside: Callable[[Any], bool], allowed: str, **values: Any) -> None:
+    """Refuses Python numbers outside their range; arrays, which may be traced, pass."""
+    for name, value in values.items():
+        _check(not isinstance(value, (int, float)) or inside(value), name, value, allowed)
+
+
+def _check_momentum(momentum: Any) -> None:
+    check_numbers(lambda m: 0 <= m < 1, "0 or more, below 1", momentum=momentum)
+
+
+def _check_spectrum(smallest: Any, largest: Any) -> None:
+    check_numbers(lambda s: s > 0, "more than 0", smallest=smallest)
+    if isinstance(smallest, (int, float)):
+        check_numbers(lambda s: s >= smallest, f"smallest={smallest} or more", largest=largest)
+
+
 class HeavyBallState(NamedTuple):
     """Of `scale_by_heavy_ball`."""
 
@@ -100,9 +123,13 @@ def scale_by_heavy_ball(momentum: Coefficient) -> optax.GradientTransformationEx
     Args:
       momentum: μ in [0, 1).
 
+    Raises:
+      ValueError: momentum is a number outside [0, 1).
+
     References:
       Polyak, Some methods of speeding up the convergence of iteration methods, 1964.
     """
+    _check_momentum(momentum)
 
     def update(
         updates: PyTree, state: HeavyBallState, params: Params | None = None, **extra: Any
@@ -171,7 +198,16 @@ def scale_by_nesterov(momentum: Coefficient) -> optax.GradientTransformationExtr
 
     Args:
       momentum: μ in [0, 1).
+
+    Raises:
+      ValueError: momentum is a number outside [0, 1).
+
+    References:
+      Nesterov, A method of solving a convex programming problem with rate O(1/k²), 1983;
+      Sutskever, Martens, Dahl, Hinton, On the importance of initialization and momentum in deep
+      learning, ICML 2013.
     """
+    _check_momentum(momentum)
     return _extrapolation(lambda t, count: (momentum, jnp.zeros(()), t))
 
 
@@ -184,7 +220,16 @@ def scale_by_nesterov_strongly_convex(
 
     Args:
       inverse_condition: q = μ/L in (0, 1].
+
+    Raises:
+      ValueError: inverse_condition is a number outside (0, 1].
+
+    References:
+      Nesterov, Introductory lectures on convex optimization, 2004, section 2.2.
     """
+    check_numbers(
+        lambda q: 0 < q <= 1, "more than 0, 1 at most", inverse_condition=inverse_condition
+    )
     root = jax.tree.map(jnp.sqrt, inverse_condition)
     return scale_by_nesterov(jax.tree.map(lambda r: (1 - r) / (1 + r), root))
 
@@ -217,7 +262,8 @@ def scale_by_ogm(num_steps: int) -> optax.GradientTransformationExtraArgs:
     method on smooth convex functions.
 
     Args:
-      num_steps: T, the last of which uses t⁺ = ½ (1 + √(1 + 8t²)).
+      num_steps: T, the last of which uses t⁺ = ½ (1 + √(1 + 8t²)); steps beyond go on as FISTA's t
+        does, without a promise.
 
     Raises:
       ValueError: num_steps is below 1.
@@ -225,8 +271,7 @@ def scale_by_ogm(num_steps: int) -> optax.GradientTransformationExtraArgs:
     References:
       Kim, Fessler, Optimized first-order methods for smooth convex minimization, 2016.
     """
-    if num_steps < 1:
-        raise ValueError(f"OGM with num_steps={num_steps}; use 1 or more")
+    _check(num_steps >= 1, "num_steps", num_steps, "1 or more")
 
     def sequence(t: Array, count: Array) -> tuple[Array, Array, Array]:
         following = _next_t(t, jnp.where(count == num_steps - 1, 8.0, 4.0))
@@ -250,7 +295,8 @@ def adaptive_restart(
 
     `gradient`: restarts when g · (y⁺ − y) > 0, i.e. when Σ α · gate · g · m < 0 for the momentum m
     (for a transform without one: its direction u). `value`: restarts when the loss has risen;
-    `update` then needs `value`.
+    `update` then needs `value`. A step that restarts is one of gradient descent, so that α must be
+    below 2/L: tuned constant momentum, with α near 4/L, diverges where it restarts.
 
     Args:
       inner: a `scale_by_*`, which returns u before any −α (an optimizer's −αu always points
@@ -293,9 +339,8 @@ def adaptive_restart(
             uphill = value > state.value
         else:
             movement = getattr(kept, "momentum", went_on)
-            for factor in (gate, step_size):
-                if factor is not None:
-                    movement = jax.tree.map(jnp.multiply, factor, _moving(movement, factor))
+            for factor in (of for of in (gate, step_size) if of is not None):
+                movement = jax.tree.map(jnp.multiply, factor, _moving(movement, factor))
             uphill = _dot(updates, movement) < 0
         new_value = state.value if value is None else jnp.asarray(value, state.value.dtype)
         return optax.tree.where(uphill, restarted, went_on), RestartState(
@@ -310,12 +355,10 @@ def stable_order(nodes: np.ndarray) -> np.ndarray:
 
     Step sizes taken in this order keep all partial products of (1 − α_k h) moderate.
     """
-    order = [int(np.argmax(np.abs(nodes)))]
+    order, score = [int(np.argmax(np.abs(nodes)))], np.zeros(len(nodes))
     while len(order) < len(nodes):
-        distance = np.abs(nodes[:, None] - nodes[None, order])
-        with np.errstate(divide="ignore"):
-            score = np.log(distance).sum(1)
-        score[order] = -np.inf
+        with np.errstate(divide="ignore"):  # a node taken is at distance 0 for good
+            score += np.log(np.abs(nodes - nodes[order[-1]]))
         order.append(int(np.argmax(score)))
     return np.array(order)
 
@@ -340,10 +383,14 @@ def scale_by_chebyshev_steps(
       num_steps: T; further steps begin the sequence again.
 
     Raises:
-      ValueError: num_steps is below 1.
+      ValueError: num_steps is below 1, or a bound of the spectrum is a number out of range.
+
+    References:
+      Young, On Richardson's method for solving linear systems, 1953;
+      Reichel, Newton interpolation at Leja points, 1990 (the order).
     """
-    if num_steps < 1:
-        raise ValueError(f"Chebyshev step sizes with num_steps={num_steps}; use 1 or more")
+    _check(num_steps >= 1, "num_steps", num_steps, "1 or more")
+    _check_spectrum(smallest, largest)
     nodes = np.cos((2 * np.arange(1, num_steps + 1) - 1) * np.pi / (2 * num_steps))
     nodes = nodes[stable_order(nodes)]
 
@@ -380,10 +427,14 @@ def scale_by_chebyshev(
       smallest: μ > 0, of the spectrum; may be learned.
       largest: L ≥ μ; may be learned.
 
+    Raises:
+      ValueError: a bound of the spectrum is a number out of range.
+
     References:
       Golub, Varga, Chebyshev semi-iterative methods, 1961; Saad, Iterative methods for sparse
       linear systems, algorithm 12.1.
     """
+    _check_spectrum(smallest, largest)
 
     def init(params: Params) -> SemiIterationState:
         return SemiIterationState(_zeros_like(params), jnp.zeros(()), jnp.zeros((), jnp.int32))
@@ -432,17 +483,22 @@ def scale_by_barzilai_borwein(
       largest: safeguard, the largest step relative to the initial one.
 
     Raises:
-      ValueError: an unknown kind, or an update without params.
+      ValueError: an unknown kind, a number out of range, or an update without params.
 
     References:
       Barzilai, Borwein, Two-point step size gradient methods, 1988.
     """
     if kind not in ("long", "short"):
         raise ValueError(f"Barzilai-Borwein kind {kind!r} is unknown; use 'long' or 'short'")
+    check_numbers(lambda step: step > 0, "more than 0", initial_step=initial_step)
+    _check(0 < smallest <= 1, "smallest", smallest, "more than 0, 1 at most")
+    _check(largest >= 1, "largest", largest, "1 or more")
 
     def init(params: Params) -> PreviousState:
-        step = jnp.asarray(initial_step, float)
-        return PreviousState(params, _zeros_like(params), step, jnp.zeros((), jnp.int32))
+        # Copies: a buffer cannot be donated twice.
+        step = jnp.array(initial_step, float)
+        old = _zeros_like(params), _zeros_like(params)
+        return PreviousState(*old, step, jnp.zeros((), jnp.int32))
 
     def update(
         updates: PyTree,
@@ -454,7 +510,9 @@ def scale_by_barzilai_borwein(
     ) -> tuple[PyTree, PreviousState]:
         del extra
         if params is None:
-            raise ValueError(optax.NO_PARAMS_MSG)
+            raise ValueError(
+                "Barzilai-Borwein needs the parameters: update(gradients, state, params)"
+            )
         moved = _moving(_subtract(params, state.params), gate)
         change = _moving(_subtract(updates, state.gradient), gate)
         product = _dot(moved, change)
@@ -482,7 +540,8 @@ def scale_by_conjugate_gradient(kind: str = "pr") -> optax.GradientTransformatio
 
     `pr`: β = max(0, g·y / g_{k−1}·g_{k−1}) (Polak–Ribière+); `hs`: β = max(0, −g·y / u_{k−1}·y)
     (Hestenes–Stiefel, u points uphill), y = g − g_{k−1}. Where u would not be a descent direction,
-    u = g. Inner products are over the coordinates that move.
+    u = g. Inner products are over the coordinates that move. With a constant α well below 1/L every
+    β is 0, gradients shrinking without turning: this is gradient descent then.
 
     Args:
       kind: `pr` or `hs`.
@@ -539,7 +598,7 @@ class AndersonState(NamedTuple):
 def _rows(tree: PyTree, number: int) -> Array:
     """[number, p]: all coordinates of a tree with that leading axis, in float32 or better."""
     rows = [leaf.reshape(number, -1) for leaf in jax.tree.leaves(tree)]
-    return jnp.concatenate(rows, axis=1, dtype=jnp.promote_types(rows[0].dtype, jnp.float32))
+    return jnp.concatenate(rows, axis=1, dtype=jnp.result_type(jnp.float32, *rows))
 
 
 def _push(history: PyTree, new: PyTree, started: Array) -> PyTree:
@@ -553,7 +612,7 @@ def scale_by_anderson(
 ) -> optax.GradientTransformationExtraArgs:
     """Anderson mixing (type II) of gradient steps of size η; run with α = 1.
 
-    γ = argmin ‖g − ΔG γ‖² + r ‖ΔG‖² ‖γ‖², u = η (g − ΔG γ) + ΔΘ γ, with the last m differences of
+    γ = argmin ‖g − ΔG γ‖² + r ‖ΔG‖²/m ‖γ‖², u = η (g − ΔG γ) + ΔΘ γ, with the last m differences of
     gradients ΔG and parameters ΔΘ over the coordinates that move. On a quadratic it is equivalent
     to GMRES while m covers all steps and r is small.
 
@@ -564,18 +623,21 @@ def scale_by_anderson(
         about 1e-4: ΔG's columns become parallel, and the derivative of the solution explodes.
 
     Raises:
-      ValueError: window is below 1, or an update without params.
+      ValueError: a number is out of range, or an update without params.
 
     References:
       Walker, Ni, Anderson acceleration for fixed-point iterations, 2011.
     """
-    if window < 1:
-        raise ValueError(f"Anderson mixing with window={window}; use 1 or more")
+    _check(window >= 1, "window", window, "1 or more")
+    _check(regularization >= 0, "regularization", regularization, "0 or more")
+    check_numbers(lambda eta: eta > 0, "more than 0", step=step)
 
     def init(params: Params) -> AndersonState:
-        history = jax.tree.map(lambda p: jnp.zeros((window, *p.shape), p.dtype), params)
-        count = jnp.zeros((), jnp.int32)
-        return AndersonState(params, _zeros_like(params), history, history, count)
+        def histories() -> Params:
+            return jax.tree.map(lambda p: jnp.zeros((window, *p.shape), p.dtype), params)
+
+        old = _zeros_like(params), _zeros_like(params)
+        return AndersonState(*old, histories(), histories(), jnp.zeros((), jnp.int32))
 
     def update(
         updates: PyTree,
@@ -587,7 +649,9 @@ def scale_by_anderson(
     ) -> tuple[PyTree, AndersonState]:
         del extra
         if params is None:
-            raise ValueError(optax.NO_PARAMS_MSG)
+            raise ValueError(
+                "Anderson mixing needs the parameters: update(gradients, state, params)"
+            )
         started = state.taken > 0
         moves = _push(state.moves, _subtract(params, state.params), started)
         changes = _push(state.changes, _subtract(updates, state.gradient), started)

@@ -130,7 +130,8 @@ def adapt(
         (then support is whatever it needs, possibly None), and may close over traced values.
       make_optimizer: meta_params.optimizer -> optax transform that returns descent directions
         (see `maml_jax.inner.optimizers`). Its update receives the extra args `gate`
-        and `step_size` (m_k and α_k, trees like the gradients) and `value`, the support loss.
+        and `step_size` (m_k and α_k, trees like the gradients) and `value`, the inner loss with the
+        proximal term.
       meta_params: θ in `init`, and what gates, step sizes and the optimizer are made from.
       support: the task's support data, a pytree.
       key: [], a typed PRNG key.
@@ -189,11 +190,15 @@ def adapt(
         step_key = jax.random.fold_in(key, k)
         value, grads = inner_gradient(moving, fixed, support, step_key, k, closed_over)
         loss, aux = jax.lax.stop_gradient(value)
+        objective = loss
         if proximal:
-            grads = jax.tree.map(lambda g, p, o: g + proximal * (p - o), grads, moving, origin)
+            away = jax.tree.map(jnp.subtract, moving, origin)
+            grads = jax.tree.map(lambda g, d: g + proximal * d, grads, away)
+            squared = jax.lax.stop_gradient(optax.tree.norm(away, squared=True))
+            objective = loss + (proximal / 2 * squared).astype(loss.dtype)
         gates = halting(meta_params.halting, moving, k)
         alphas = rates(meta_params.learning_rates, moving, k)
-        extra_args = {"gate": gates, "step_size": alphas, "value": loss}
+        extra_args = {"gate": gates, "step_size": alphas, "value": objective}
         directions, optimizer_state = update(grads, optimizer_state, moving, **extra_args)
         moving = _move(moving, alphas, gates, directions)
         share = _share_on(gates, moving, meta_params.init)

@@ -25,12 +25,15 @@ def sgd(hyper_params: PyTree = ()) -> optax.GradientTransformation:
 
 
 def heavy_ball(hyper_params: PyTree) -> optax.GradientTransformation:
-    """Polyak's momentum m ← g + μ m, with μ = hyper_params["momentum"]."""
+    """Polyak's momentum m ← g + μ m, with μ = hyper_params["momentum"] as it is.
+
+    A learned μ may leave [0, 1); `make_inner_optimizer` learns its logit instead.
+    """
     return accelerated.scale_by_heavy_ball(hyper_params["momentum"])
 
 
 def nesterov(hyper_params: PyTree) -> optax.GradientTransformation:
-    """Nesterov's momentum with constant μ: direction g + μ m, μ = hyper_params["momentum"]."""
+    """Nesterov's momentum with constant μ: direction g + μ m, μ as in `heavy_ball`."""
     return accelerated.scale_by_nesterov(hyper_params["momentum"])
 
 
@@ -195,7 +198,15 @@ def initial_hyper_params(
       momentum: μ.
       inverse_condition: μ/L.
       granularity: of the momentum, a name in `GRANULARITIES`.
+
+    Raises:
+      ValueError: the name is refused, or a value out of its range.
     """
+    accelerated.check_numbers(lambda rate: rate > 0, "more than 0", learning_rate=learning_rate)
+    accelerated.check_numbers(lambda m: 0 <= m < 1, "0 or more, below 1", momentum=momentum)
+    accelerated.check_numbers(
+        lambda q: 0 < q < 1, "more than 0, below 1", inverse_condition=inverse_condition
+    )
     start = {
         "momentum": momentum,
         "inverse_condition": inverse_condition,
@@ -211,7 +222,7 @@ def initial_hyper_params(
         value = constraint.to_learned(jnp.asarray(start[key], float))
         if constraint.per_coordinate:
             grouped = group(moving, granularity, lambda index, shape: jnp.zeros(shape))
-            hyper[key] = {name: zeros + value for name, zeros in grouped.items()}
+            hyper[key] = {of: zeros + value for of, zeros in grouped.items()}
         else:
             hyper[key] = value
     return hyper

@@ -96,6 +96,17 @@ def test_gate_and_value_reach_transforms_that_take_them(wrap):
     assert_bits_equal(value, adaptation.losses[-1])
 
 
+def test_the_value_that_transforms_see_has_the_proximal_term():
+    meta = meta_params("sgd")
+    run = (noisy_loss, lambda _: record_extra_args(), meta, regression_data(), jax.random.key(0))
+    adaptation = adapt(*run, num_steps=STEPS, proximal=0.3, monitor=lambda params, k: params)
+    before_last = jax.tree.map(lambda p: p[-2], adaptation.monitored)
+    away = optax.tree.norm(optax.tree.sub(before_last, meta.init), squared=True)
+    _, value = adaptation.carry[1]
+    assert_close(value, adaptation.losses[-1] + 0.15 * away, rtol=1e-6)
+    assert away > 1e-4
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_plain_transforms_ignore_extra_args(name):
     """They take no `gate` or `value`; wrapped so that any extra arg would be an error."""
