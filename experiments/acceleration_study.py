@@ -6,10 +6,10 @@ Same cost of a step, same initial length and K_max in all arms; every arm gets t
 trials on separate validation tasks. Gradient descent is also given learned rates, per tensor and
 per parameter: only a gain over the best of the three counts as acceleration.
 
---k_max=40 repeats it at twice the length, and --cost=4 at a higher price of a step, each in a
-workdir of its own and with the rates that the kept study chose: nothing else differs. Resumes where
-it was stopped; keeps its result in
-experiments/results/acceleration_TASK_KMAX.json, or acceleration_TASK_KMAX_cost_COST.json. With
+--k_max=40 repeats it at twice the length, --cost=4 at a higher price of a step and --first_seed=601
+on other seeds, each in a workdir of its own and with the rates that the kept study chose: nothing
+else differs. Resumes where it was stopped; keeps its result in
+experiments/results/acceleration_TASK_KMAX.json, with _cost_COST or _seeds_FIRST behind it. With
 --arms it trains these alone, so that several processes can share a workdir, and keeps no result
 unless --keep; --extend adds them to the kept result, without the workdirs of the arms it has.
 """
@@ -29,6 +29,7 @@ from maml_jax.inner.optimizers import INNER_OPTIMIZERS
 flags.adopt_module_key_flags(study_cli)
 _K_MAX = flags.DEFINE_integer("k_max", None, "largest length; 20 for sinusoid, 10 for omniglot")
 _COST = flags.DEFINE_integer("cost", 1, "price of a step, relative to that of the study")
+_FIRST_SEED = flags.DEFINE_integer("first_seed", None, "seed to begin with; that of the study")
 
 GRANULARITIES = ("tensor", "parameter")
 RATES_OF_RATES = {"sinusoid": 1e-4, "omniglot": 2e-3}  # of rates per parameter, which are no logs
@@ -90,9 +91,13 @@ def make_arms(task: str) -> dict[str, Arm]:
 
 
 def as_chosen(arms: Mapping[str, Arm], record: Mapping[str, Any]) -> dict[str, Arm]:
-    """The arms that a kept study has, each at the values chosen there alone."""
-    kept = {name: record["arms"].get(name, {}).get("choice") for name in arms}
-    return {name: arm._replace(knob=(kept[name],)) for name, arm in arms.items() if kept[name]}
+    """The arms that a kept study has with these settings, at the values chosen there alone."""
+    kept = {
+        name: record["arms"][name]["choice"]
+        for name, arm in arms.items()
+        if name in record["arms"] and record["arms"][name]["overrides"] == arm.overrides
+    }
+    return {name: arms[name]._replace(knob=(choice,)) for name, choice in kept.items() if choice}
 
 
 def best_gradient_descent(record: dict[str, Any], measure: str) -> str:
@@ -128,6 +133,9 @@ def main(_: list[str]) -> None:
         family = family._replace(tuned_by="validation_loss_median", nonfinite_allowed=0.01)
     name, arms = f"acceleration_{task}_{k_max}", make_arms(task)
     name += f"_cost_{_COST.value}" if _COST.value != 1 else ""
+    if _FIRST_SEED.value:
+        family = family._replace(first_seed=_FIRST_SEED.value)
+        name += f"_seeds_{_FIRST_SEED.value}"
     first = f"acceleration_{task}_{family.k_max}"
     if name != first:
         arms, family = as_chosen(arms, results_io.read(first)), family._replace(trials=[{}])

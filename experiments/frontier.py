@@ -4,8 +4,9 @@ python -m experiments.frontier --task=omniglot
 
 Every arm is a curve over its inner steps, mean over seeds, with a marker where it ends; the lower
 left of a median loss, or the upper left of an accuracy, is best. Of the study of accelerated
-methods the best gradient descent and the best four others, at each K_max. Writes
-experiments/results/frontier_TASK.png.
+methods the best gradient descent and the best four others, at each K_max; a hollow marker is where
+an arm ends with its optimizer's own matrix products, which C leaves out, in all its steps (at most:
+a tensor that has halted needs none). Writes experiments/results/frontier_TASK.png.
 """
 
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
-from experiments import cli, results_io, task_flag
+from experiments import cli, results_io, studies, task_flag
 from experiments.task_flag import TASK
 
 flags.adopt_module_key_flags(task_flag)
@@ -34,14 +35,16 @@ BEST = 4
 _MEASURE = {"sinusoid": "loss_median", "omniglot": "accuracy"}
 
 
-def curves(task: str) -> dict[str, list[dict[str, Any]]]:
-    """Arm -> its runs: HALTING of that study; at each K_max the reference and BEST others."""
+def curves(task: str) -> dict[str, dict[str, Any]]:
+    """Label -> arm: HALTING of that study; at each K_max the reference and BEST others."""
     measure = _MEASURE[task]
-    arms: dict[str, list[dict[str, Any]]] = {}
+    arms: dict[str, dict[str, Any]] = {}
     for path in sorted(results_io.RESULTS.glob(f"halting_{task}*.json")):
         kept = results_io.read(path.stem)["arms"]
-        arms |= {name: kept[name]["runs"] for name in HALTING if name in kept}
+        arms |= {name: kept[name] for name in HALTING if name in kept}
     for path in sorted(results_io.RESULTS.glob(f"acceleration_{task}_*.json")):
+        if "_seeds_" in path.stem:  # the same once more
+            continue
         record = results_io.read(path.stem)
         setting = path.stem.removeprefix(f"acceleration_{task}_").replace("_cost_", ", cost ")
         scores = {
@@ -51,7 +54,7 @@ def curves(task: str) -> dict[str, list[dict[str, Any]]]:
         }
         best = sorted(scores, key=scores.__getitem__, reverse=measure == "accuracy")[:BEST]
         for name in (record["reference"], *best):
-            arms[f"adaptive_k + {name}, K_max {setting}"] = record["arms"][name]["runs"]
+            arms[f"adaptive_k + {name}, K_max {setting}"] = record["arms"][name]
     return arms
 
 
@@ -62,13 +65,24 @@ def draw(task: str) -> Figure:
     axes = figure.subplots()
     arms = curves(task)
     axes.set_prop_cycle(color=matplotlib.colormaps["tab20"](np.linspace(0, 1, len(arms))))
-    for name, runs in arms.items():
+    for name, arm in arms.items():
+        runs = arm["runs"]
         compute = np.mean([run["inner_compute"] for run in runs], axis=0) / 1e6
         values = np.mean([run[measure] for run in runs], axis=0)
         ends = int(np.argmax(compute >= compute[-1]))
         style = "--" if " + " in name else "-"
         (line,) = axes.plot(compute[: ends + 1], values[: ends + 1], style, label=name, alpha=0.8)
         axes.plot(compute[ends], values[-1], "o", color=line.get_color())
+        if arm.get("optimizer_flops"):
+            longest = studies.of_lengths(runs, "max").mean()
+            whole = compute[ends] + arm["optimizer_flops"] * longest / 1e6
+            axes.plot(
+                [compute[ends], whole],
+                [values[-1]] * 2,
+                "o:",
+                color=line.get_color(),
+                fillstyle="none",
+            )
     axes.set(
         xlabel="inner compute C, MFLOP per task",
         ylabel=f"{measure.replace('_', ', ')} of test tasks",

@@ -21,7 +21,7 @@ from maml_jax.errors import DivergedError, UsageError
 from maml_jax.experiment import build
 from maml_jax.inner.compute import count_flops
 from maml_jax.metrics import read_metrics
-from maml_jax.training import open_workdir, read_evaluation, train_and_evaluate
+from maml_jax.training import open_workdir, read_config, read_evaluation, train_and_evaluate
 
 TUNING_SEED = 1_000  # and following, which no reported run has
 
@@ -37,7 +37,7 @@ class Family(NamedTuple):
     tuning_seeds: int  # whose scores are averaged
     seeds: int
     wait: float  # share of the meta-steps before lengths are learned
-    first_seed: int  # of the reported runs; those below have been looked at
+    first_seed: int  # of the reported runs; settings were tried out on lower ones
     steps: int  # inner steps of MAML whose compute all arms are held to
     k_max: int
     measure: str  # of the evaluation; "loss" or "accuracy"
@@ -66,7 +66,16 @@ def family(name: str, num_meta_steps: int | None = None) -> Family:
             "outer.clip_norm": 1.0,
         }
         rates, outer_rate = (0.0025, 0.005, 0.01, 0.02, 0.04), 6e-3
-        sizes = (2_000, 2, 10, 0.25, 401, 5, 20, "loss")
+        sizes: dict[str, Any] = {
+            "tuning_steps": 2_000,
+            "tuning_seeds": 2,
+            "seeds": 10,
+            "wait": 0.25,
+            "first_seed": 401,
+            "steps": 5,
+            "k_max": 20,
+            "measure": "loss",
+        }
     else:
         base, steps = omniglot.get_config("20way_1shot_cpu"), num_meta_steps or 4_000
         changes = {
@@ -77,10 +86,19 @@ def family(name: str, num_meta_steps: int | None = None) -> Family:
             "outer.clip": 1.0,
         }
         rates, outer_rate = (1.0, 2.0), 3e-3
-        sizes = (500, 1, 3, 0.0, 101, 3, 10, "accuracy")
-    changes |= {"outer.learning_rate": outer_rate} | _lasting(steps, sizes[3])
+        sizes = {
+            "tuning_steps": 500,
+            "tuning_seeds": 1,
+            "seeds": 3,
+            "wait": 0.0,
+            "first_seed": 101,
+            "steps": 3,
+            "k_max": 10,
+            "measure": "accuracy",
+        }
+    changes |= {"outer.learning_rate": outer_rate} | _lasting(steps, sizes["wait"])
     base.update_from_flattened_dict(changes)
-    return Family(base, [{"inner.learning_rate": rate} for rate in rates], *sizes)
+    return Family(base, [{"inner.learning_rate": rate} for rate in rates], **sizes)
 
 
 class Arm(NamedTuple):
@@ -107,9 +125,19 @@ def configure(study: Study, *overrides: Overrides) -> ConfigDict:
 
 
 def _record(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
-    """The run's evaluation; a finished run is not evaluated again."""
+    """The run's evaluation; a finished run is not evaluated again.
+
+    Raises:
+      UsageError: it is finished, and was evaluated with other settings.
+    """
+    finished = (workdir / "evaluation.json").exists()
+    if finished and (other := differences(config.to_dict(), read_config(workdir).to_dict(), ())):
+        raise UsageError(
+            f"workdir {workdir} holds a run that was evaluated otherwise ({'; '.join(other)}); "
+            "use another --workdir"
+        )
     open_workdir(config, workdir)
-    if (workdir / "evaluation.json").exists():
+    if finished:
         return read_evaluation(workdir)
     try:
         return train_and_evaluate(config, workdir)
@@ -193,7 +221,8 @@ def _run_arm(study: Study, arm: str, root: pathlib.Path) -> dict[str, Any]:
         except DivergedError as error:
             stopped, runs = {"stopped": f"seed {seed}: {error}"}, []
             break
-        runs.append({key: v for key, v in record.items() if key not in provenance.KEYS})
+        of_process = set(provenance.KEYS) - {"commit"}  # what all runs share
+        runs.append({key: value for key, value in record.items() if key not in of_process})
     overrides = study.arms[arm].overrides
     result: dict[str, Any] = {"overrides": overrides, "trials": trials, "choice": choice}
     if "inner.optimizer" in overrides:
@@ -260,13 +289,7 @@ def run(study: Study, root: pathlib.Path, kept: Mapping[str, Any] | None = None)
     for arm in progress:
         progress.set_postfix_str(arm)
         arms[arm] = (kept or {}).get(arm) or _run_arm(study, arm, root)
-    seconds = [r["train_seconds"] + r["evaluate_seconds"] for a in arms.values() for r in a["runs"]]
-    return {
-        **provenance.describe(),
-        "run_seconds": round(sum(seconds)),
-        **_settings(study.family),
-        "arms": arms,
-    }
+    return {**provenance.describe(), **_settings(study.family), "arms": arms}
 
 
 def last(runs: Sequence[Mapping[str, Any]], measure: str) -> np.ndarray:
@@ -289,16 +312,22 @@ def _compare(
     return {"mean": float(values.mean()), "difference": difference, "half_width": half_width}
 
 
-def _shorter(
+def of_lengths(runs: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
+    """A number of the learned lengths, "p99", one a seed; none where lengths are not learned."""
+    return np.array([run["lengths"][f"length/{name}"] for run in runs if "lengths" in run])
+
+
+def _of_all_lengths(
     runs: Sequence[Mapping[str, Any]], baseline: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """The paired difference of the lengths' 99th percentile, where both sides learn lengths."""
-    if not all("lengths" in run for run in (*runs, *baseline)):
+    """Means over seeds, the maximum, and the difference of p99 where both sides learn lengths."""
+    p99, reference = of_lengths(runs, "p99"), of_lengths(baseline, "p99")
+    if not p99.size:
         return {}
-    p99, reference = (
-        np.array([run["lengths"]["length/p99"] for run in side]) for side in (runs, baseline)
-    )
-    return {"p99_difference": paired_interval(p99, reference)}
+    names = ("mean", "p90", "p99", "share_at_0", "share_at_most")
+    row: dict[str, Any] = {name: float(of_lengths(runs, name).mean()) for name in names}
+    row["max"] = float(of_lengths(runs, "max").max())
+    return row | ({"p99_difference": paired_interval(p99, reference)} if reference.size else {})
 
 
 def summarise(record: dict[str, Any], measure: str, reference: str) -> list[dict[str, Any]]:
@@ -313,18 +342,12 @@ def summarise(record: dict[str, Any], measure: str, reference: str) -> list[dict
     trained = {name: arm for name, arm in record["arms"].items() if arm["runs"]}
     for arm, result in trained.items():
         runs = result["runs"]
-        lengths = [run["lengths"] for run in runs if "lengths" in run]
         rows.append(
             {
                 "arm": arm,
                 **{name: _compare(runs, baseline, name) for name in measures},
                 "compute": float(last(runs, "inner_compute").mean()),
-                **{
-                    key: float(np.mean([of_seed[f"length/{key}"] for of_seed in lengths]))
-                    for key in ("mean", "p90", "p99", "max", "share_at_0", "share_at_most")
-                    if lengths
-                },
-                **_shorter(runs, baseline),
+                **_of_all_lengths(runs, baseline),
                 "nonfinite": sum(run["nonfinite_episodes"] for run in runs),
                 "nonfinite_training": sum(run.get("nonfinite_tasks", 0) for run in runs),
                 "choice": result["choice"],
@@ -336,6 +359,9 @@ def summarise(record: dict[str, Any], measure: str, reference: str) -> list[dict
 def keep(name: str, record: dict[str, Any], measure: str, reference: str) -> None:
     """Prints the rows and writes results/NAME.json."""
     record["reference"], record["measure"] = reference, measure
+    runs = [run for arm in record["arms"].values() for run in arm["runs"]]
+    seconds = [run["train_seconds"] + run["evaluate_seconds"] for run in runs]
+    record["run_seconds"] = round(sum(seconds))
     record["rows"] = summarise(record, measure, reference)
     for row in record["rows"]:
         print(row)

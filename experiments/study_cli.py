@@ -7,7 +7,7 @@ from typing import Any
 from absl import flags
 
 from experiments import cli, results_io, studies, task_flag
-from experiments.studies import Arm, Family
+from experiments.studies import Arm, Family, Study
 from experiments.task_flag import TASK
 from maml_jax import provenance
 from maml_jax.errors import UsageError
@@ -15,8 +15,10 @@ from maml_jax.errors import UsageError
 WORKDIR = cli.define_workdir()
 flags.adopt_module_key_flags(task_flag)
 ARMS = flags.DEFINE_list("arms", None, "names of arms; all by default")
-KEEP = flags.DEFINE_bool("keep", None, "keep the result; by default where all arms were trained")
-EXTEND = flags.DEFINE_bool("extend", False, "add the arms to the kept result")
+KEEP = flags.DEFINE_bool(
+    "keep", None, "keep the result; by default that of all arms, seeds and steps"
+)
+EXTEND = flags.DEFINE_bool("extend", False, "keep the result beside the arms that are kept already")
 SEEDS = flags.DEFINE_integer("seeds", None, "number of seeds; that of the study by default")
 STEPS = flags.DEFINE_integer("steps", None, "meta-steps of a run")
 
@@ -26,23 +28,34 @@ def family() -> Family:
     return studies.family(TASK.value, STEPS.value)
 
 
+def _kept(name: str, study: Study, chosen: Mapping[str, Arm]) -> dict[str, Any]:
+    """With --extend the arms that stay in the kept result; no arm of it may be lost."""
+    there = (results_io.RESULTS / f"{name}.json").exists()
+    earlier = results_io.read(name) if EXTEND.value or there else {"arms": {}}
+    kept = studies.kept_arms(study, earlier) if EXTEND.value else {}
+    if lost := set(earlier["arms"]) - set(kept) - set(chosen):
+        fix = "kept with other settings; add to --arms" if EXTEND.value else "use --extend"
+        raise UsageError(f"the result {name} would lose {', '.join(sorted(lost))}; {fix}")
+    return kept
+
+
 def run(
     name: str, family: Family, arms: Mapping[str, Arm], reference: Callable[[dict[str, Any]], str]
 ) -> None:
     """Runs the chosen arms and keeps the result as NAME, compared to the record's reference arm."""
     chosen = studies.select(arms, ARMS.value)
     study = studies.Study(family, arms, SEEDS.value or family.seeds)
-    earlier = results_io.read(name) if EXTEND.value else {}
-    kept = studies.kept_arms(study, earlier) if earlier else {}
-    if lost := set(earlier.get("arms", ())) - set(kept) - set(chosen):
-        raise UsageError(
-            f"--extend would lose {', '.join(sorted(lost))}, kept with other settings; "
-            "add to --arms, to train again"
-        )
-    study = study._replace(arms={arm: arms[arm] for arm in arms if arm in chosen or arm in kept})
-    record = studies.run(study, pathlib.Path(WORKDIR.value), kept)
-    if earlier:
+    whole = not (ARMS.value or SEEDS.value or STEPS.value)
+    keeps = KEEP.value if KEEP.value is not None else EXTEND.value or whole
+    kept = _kept(name, study, chosen) if keeps else {}
+    record = studies.run(study._replace(arms=chosen), pathlib.Path(WORKDIR.value), kept)
+    if not keeps:
+        return
+    kept = _kept(name, study, chosen)  # again: another process may have kept some meanwhile
+    if EXTEND.value:
+        earlier = results_io.read(name)
         source = {key: earlier[key] for key in provenance.KEYS} | {"arms": list(kept)}
         record["extends"] = [*earlier.get("extends", ()), source]
-    if KEEP.value or (KEEP.value is None and not ARMS.value):
-        studies.keep(name, record, family.measure, reference(record))
+    together = {**kept, **record["arms"]}
+    record["arms"] = {arm: together[arm] for arm in arms if arm in together}
+    studies.keep(name, record, family.measure, reference(record))

@@ -178,10 +178,15 @@ def _verdict(difference: float, half_width: float, accuracy: bool) -> str:
 def _against(
     difference: float, half_width: float, accuracy: bool, relative_compute: float = 1.0
 ) -> str:
-    """A paired difference with its interval, and who wins at equal compute; an accuracy in %."""
+    """A paired difference with its interval, and who wins; an accuracy in %.
+
+    At unequal compute the cheaper arm may win, and the dearer one lose: there is no other verdict.
+    """
     verdict = _verdict(difference, half_width, accuracy)
     if abs(relative_compute - 1) > EQUAL_COMPUTE:
-        verdict = f"at {relative_compute:.2f} C"
+        fair = verdict == ("loses" if relative_compute > 1 else "wins")
+        verdict = f"{verdict} at" if fair else "at"
+        verdict += f" {relative_compute:.2f} C"
     if accuracy:
         return f"{100 * difference:+.2f} ± {100 * half_width:.2f} {verdict}"
     form = _form(max(abs(difference), half_width))
@@ -313,7 +318,7 @@ def shorter(name: str) -> str:
     descents = [arm for arm in arms if "inner.optimizer" not in record["arms"][arm]["overrides"]]
 
     def p99(arm: str) -> np.ndarray:
-        return np.array([run["lengths"]["length/p99"] for run in arms[arm]])
+        return studies.of_lengths(arms[arm], "p99")
 
     def against(arm: str, descent: str) -> str:
         values, reference = (studies.last(arms[of], measure) for of in (arm, descent))
@@ -352,17 +357,18 @@ def length_caps() -> str:
     return f"{_markdown(head, rows)}\n\n{record['hardware']}; `{record['command']}`."
 
 
-def lengths_sinusoid() -> str:
-    """Learned lengths tensor by tensor, of the arm without a budget and of two with it."""
-    arms = results_io.read("halting_sinusoid")["arms"]
+def lengths(name: str, shown: tuple[str, ...]) -> str:
+    """Learned lengths of arms of a kept study, tensor by tensor."""
+    arms = results_io.read(name)["arms"]
     rows = []
-    for name in ("adaptive_k_free", "adaptive_k", "adaptive_k_rates"):
-        for path, counts in studies.counts_of(arms[name]).items():
+    for arm in shown:
+        for path, counts in studies.counts_of(arms[arm]).items():
+            of_all = np.repeat(range(len(counts)), counts)
+            p99 = f"{np.percentile(of_all, 99):.1f}"
             shares = [f"{100 * counts[k] / counts.sum():.1f}%" for k in (0, -1)]
-            mean = np.average(range(len(counts)), weights=counts)
-            longest = int(np.flatnonzero(counts).max())
-            rows.append([name, path, str(counts.sum()), f"{mean:.2f}", str(longest), *shares])
-    head = ["arm", "tensor", "parameters, all seeds", "mean K", "max", "at 0", "at K_max"]
+            cells = [f"{of_all.mean():.2f}", p99, str(of_all.max())]
+            rows.append([arm, path, str(counts.sum()), *cells, *shares])
+    head = ["arm", "tensor", "parameters, all seeds", "mean K", "p99", "max", "at 0", "at K_max"]
     return _markdown(head, rows)
 
 
@@ -448,6 +454,7 @@ STUDIES = (
     "halting_sinusoid",
     "halting_omniglot",
     "acceleration_sinusoid_20",
+    "acceleration_sinusoid_20_seeds_601",
     "acceleration_sinusoid_20_cost_4",
     "acceleration_sinusoid_40",
     "acceleration_omniglot_10",
@@ -457,6 +464,14 @@ TABLES: dict[str, Callable[[], str]] = {
     **{name: partial(study, name) for name in STUDIES},
     **{f"{name}_pairs": partial(pairs, name) for name in STUDIES if name.startswith("halting")},
     **{f"{name}_p99": partial(shorter, name) for name in STUDIES if name.startswith("accel")},
+    "lengths_sinusoid": partial(
+        lengths, "halting_sinusoid", ("adaptive_k_free", "adaptive_k", "adaptive_k_rates")
+    ),
+    "lengths_acceleration": partial(
+        lengths,
+        "acceleration_sinusoid_20",
+        ("gd", "gd_rates_tensor", "gd_rates_parameter", "meta_curvature_rates"),
+    ),
     **{
         table.__name__: table
         for table in (
@@ -470,7 +485,6 @@ TABLES: dict[str, Callable[[], str]] = {
             rates,
             halted_early,
             length_caps,
-            lengths_sinusoid,
             images,
             benchmark_convolution,
             benchmark_resnet12,

@@ -153,19 +153,133 @@ def test_an_arm_that_diverges_in_training_is_said_to_and_the_others_go_on(
     assert "stopped" not in arms["adaptive_k"]
 
 
-def test_extending_a_result_loses_no_arm(
+def finished_run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+    """The record of a run that is not trained."""
+    seconds = {"train_seconds": 1.0, "evaluate_seconds": 1.0}
+    numbers = {"nonfinite_episodes": 0, "loss": [1.0], "loss_median": [1.0], "inner_compute": [1.0]}
+    return {"seed": config.seed, **seconds, **numbers, "commit": "abc", "command": "none"}
+
+
+def test_keeping_a_result_loses_no_arm(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = tiny_study()
-    settings = json.loads(json.dumps(studies.run(study._replace(arms={}), tmp_path)))
-    settings["arms"] = {"maml": {"trials": [], "overrides": {}, "runs": []}}
+    study = tiny_study([0.01])
+    arms = study.arms | {"adaptive_k": studies.Arm({"algorithm": "adaptive_k"})}
     monkeypatch.setattr(results_io, "RESULTS", tmp_path)
-    results_io.write("tiny", settings)
-    for flag, value in {"EXTEND": True, "ARMS": ["adaptive_k"], "SEEDS": 2}.items():
-        monkeypatch.setattr(study_cli, flag, SimpleNamespace(value=value))
-    with pytest.raises(UsageError, match="--extend would lose maml, kept with other settings"):
-        study_cli.run("tiny", study.family, study.arms, lambda _: "maml")
-    assert results_io.read("tiny") == settings
+    monkeypatch.setattr(study_cli, "WORKDIR", SimpleNamespace(value=str(tmp_path)))
+    monkeypatch.setattr(studies, "train_and_evaluate", finished_run)
+
+    def keep(arms: dict[str, studies.Arm], **flags: Any) -> dict[str, Any]:
+        values = {"EXTEND": False, "KEEP": None, "ARMS": None, "SEEDS": None, "STEPS": None}
+        for flag, value in (values | flags).items():
+            monkeypatch.setattr(study_cli, flag, SimpleNamespace(value=value))
+        study_cli.run("tiny", study.family, arms, lambda record: next(iter(record["arms"])))
+        return results_io.read("tiny")
+
+    with pytest.raises(UsageError, match="result 'tiny' does not exist"):
+        keep(arms, ARMS=["maml"])  # some arms alone are not kept, unless
+    assert list(keep(arms, ARMS=["maml"], KEEP=True)["arms"]) == ["maml"]
+    with pytest.raises(UsageError, match="the result tiny would lose maml; use --extend"):
+        keep(arms, ARMS=["adaptive_k"], KEEP=True)
+    both = keep(arms, ARMS=["adaptive_k"], EXTEND=True)
+    assert list(both["arms"]) == ["maml", "adaptive_k"]
+    assert both["run_seconds"] == 8
+    assert both["extends"][0]["arms"] == ["maml"]
+    assert both["arms"]["maml"]["runs"][0]["commit"] == "abc"
+    other = arms | {"maml": studies.Arm({"inner.momentum": 0.8})}
+    with pytest.raises(UsageError, match="would lose maml; kept with other settings"):
+        keep(other, ARMS=["adaptive_k"], EXTEND=True)
+    assert results_io.read("tiny") == both
+    assert keep(arms, SEEDS=1) == both  # a look at fewer seeds
+    assert list(keep(arms)["arms"]) == ["maml", "adaptive_k"]
+
+
+def test_a_finished_run_is_not_taken_for_one_with_another_evaluation(
+    tmp_path: pathlib.Path,
+) -> None:
+    study = tiny_study([0.01])
+    study = study._replace(arms={"maml": study.arms["maml"]}, seeds=1)
+    study.family.base.num_meta_steps = 4
+    first = studies.run(study, tmp_path)["arms"]
+    config = (tmp_path / "maml_101" / "config.json").read_text()
+    study.family.base.eval.shots += 1
+    with pytest.raises(UsageError, match=r"evaluated otherwise \(eval.shots: \d+ -> \d+\)"):
+        studies.run(study, tmp_path)
+    assert (tmp_path / "maml_101" / "config.json").read_text() == config
+    study.family.base.eval.shots -= 1
+    assert studies.run(study, tmp_path)["arms"] == first
+
+
+def with_lengths(*seeds: tuple[float, float, float]) -> dict[str, Any]:
+    """Runs of (median loss, p99, max)."""
+    names = ("mean", "p90", "share_at_0", "share_at_most")
+    runs = [
+        {
+            "loss": [loss],
+            "loss_median": [loss],
+            "inner_compute": [1e6],
+            "nonfinite_episodes": 0,
+            "lengths": {
+                "length/p99": p99,
+                "length/max": longest,
+                **dict.fromkeys((f"length/{name}" for name in names), 0.5),
+                "inner_compute": 2e6,
+                "inner_compute_share": 0.5,
+            },
+        }
+        for loss, p99, longest in seeds
+    ]
+    return {"overrides": {}, "choice": {}, "runs": runs}
+
+
+def test_lengths_are_compared_seed_by_seed(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = with_lengths((0.1, 9.0, 12.0), (0.2, 10.0, 17.0))
+    fast |= {"overrides": {"inner.optimizer": "fast"}, "optimizer_flops": 1e6}
+    arms = {"gd": with_lengths((0.4, 18.0, 20.0), (0.5, 20.0, 20.0)), "fast": fast}
+    record = {"arms": arms, "config": {"inner": {"num_steps": 20}}, "measure": "loss"}
+    rows = studies.summarise(record, "loss", "gd")
+    interval = stats.ttest_rel([9.0, 10.0], [18.0, 20.0]).confidence_interval(0.95)
+    mean, half_width = rows[1]["p99_difference"]
+    np.testing.assert_allclose((mean - half_width, mean + half_width), interval)
+    assert (rows[1]["p99"], rows[1]["max"], rows[1]["mean"]) == (9.5, 17.0, 0.5)
+    assert (
+        "p99_difference"
+        not in studies.summarise(
+            {
+                "arms": {
+                    "maml": {"choice": {}, "runs": [finished_run(tiny_config(), tmp_path)] * 2},
+                    **arms,
+                }
+            },
+            *("loss", "maml"),
+        )[1]
+    )
+    monkeypatch.setattr(results_io, "RESULTS", tmp_path)
+    results_io.write("acceleration_tiny", record)
+    # A full step is 2e6 / 0.5 / 20 = 2e5 FLOPs, and the optimizer's products are five times that.
+    cells = "| fast | 9.5 | -9.5 ± 6.4; median wins | 500% |"
+    assert tables.shorter("acceleration_tiny").splitlines()[2] == cells
+
+
+@pytest.mark.parametrize(
+    ("difference", "compute", "expected"),
+    [
+        (-0.3, 1.02, "wins"),
+        (0.3, 1.0, "loses"),
+        (0.1, 1.0, "even"),
+        (-0.3, 1.2, "at 1.20 C"),  # better, but dearer
+        (0.3, 1.2, "loses at 1.20 C"),
+        (-0.3, 0.5, "wins at 0.50 C"),
+        (0.1, 0.5, "at 0.50 C"),
+    ],
+)
+def test_only_the_cheaper_side_wins_at_unequal_compute(
+    difference: float, compute: float, expected: str
+) -> None:
+    cell = tables._against(difference, 0.2, False, compute)
+    assert cell == f"{difference:+.3f} ± 0.200 {expected}"
 
 
 def test_products_of_an_inner_optimizer_are_counted() -> None:
@@ -248,7 +362,11 @@ def test_another_length_takes_the_rates_that_the_study_chose(
 ) -> None:
     study = tiny_study()
     kept = {"maml": {"choice": {"inner.learning_rate": 0.03}}, "adaptive_k": {"choice": None}}
+    kept["maml"]["overrides"] = dict(study.arms["maml"].overrides)
+    kept["adaptive_k"]["overrides"] = dict(study.arms["adaptive_k"].overrides)
     arms = acceleration_study.as_chosen(study.arms, {"arms": kept})
+    changed = {"maml": studies.Arm({"inner.momentum": 0.8})}
+    assert not acceleration_study.as_chosen(changed, {"arms": kept})
     trained = []
 
     def train(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
