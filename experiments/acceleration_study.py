@@ -27,9 +27,15 @@ from maml_jax.errors import UsageError
 from maml_jax.inner.optimizers import INNER_OPTIMIZERS
 
 flags.adopt_module_key_flags(study_cli)
-_K_MAX = flags.DEFINE_integer("k_max", None, "largest length; 20 for sinusoid, 10 for omniglot")
-_COST = flags.DEFINE_integer("cost", 1, "price of a step, relative to that of the study")
-_FIRST_SEED = flags.DEFINE_integer("first_seed", None, "seed to begin with; that of the study")
+_K_MAX = flags.DEFINE_integer(
+    "k_max", None, "largest length; 20 for sinusoid, 10 for omniglot", lower_bound=1
+)
+_COST = flags.DEFINE_integer(
+    "cost", 1, "price of a step, relative to that of the study", lower_bound=1
+)
+_FIRST_SEED = flags.DEFINE_integer(
+    "first_seed", None, "seed to begin with; that of the study", lower_bound=1
+)
 
 GRANULARITIES = ("tensor", "parameter")
 RATES_OF_RATES = {"sinusoid": 1e-4, "omniglot": 2e-3}  # of rates per parameter, which are no logs

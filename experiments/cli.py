@@ -28,10 +28,10 @@ def define_config() -> flags.FlagHolder:
     Cards and keys are checked here, before ml_collections, whose messages are tracebacks.
     """
     try:
-        for argument in sys.argv[1:]:
-            name, _, value = argument.lstrip("-").partition("=")
+        for argument, following in zip(sys.argv[1:], [*sys.argv[2:], ""], strict=True):
+            name, equals, value = argument.lstrip("-").partition("=")
             if name == "config":
-                _check_card(value)
+                _check_card(value if equals else following)
             elif name.startswith("config."):
                 check_key(name.removeprefix("config."))
     except UsageError as error:
@@ -61,7 +61,8 @@ def _check_card(value: str) -> None:
     path, _, variant = value.partition(":")
     if not pathlib.Path(path).is_file():
         cards = ", ".join(sorted(str(p) for p in pathlib.Path("configs").glob("[a-z]*.py")))
-        raise UsageError(f"config file {path!r} does not exist; there are: {cards}")
+        known = f"there are: {cards}" if cards else "run from the folder that holds configs/"
+        raise UsageError(f"config file {path!r} does not exist; {known}")
     runpy.run_path(path)["get_config"](*([variant] if variant else []))
 
 
@@ -81,7 +82,14 @@ def run(main: Callable[[list[str]], Any]) -> None:
     logging.set_verbosity(logging.WARNING)
     # Image pools are constants of the programs: CIFAR-FS compiles in 2 s instead of 15.
     jax.config.update("jax_use_simplified_jaxpr_constants", True)
-    app.run(guarded)
+    app.run(guarded, flags_parser=_parse)
+
+
+def _parse(arguments: list[str]) -> list[str]:
+    try:
+        return list(flags.FLAGS(arguments))
+    except flags.Error as error:
+        sys.exit(_report(error, 2))
 
 
 def _report(message: Exception, code: int) -> int:

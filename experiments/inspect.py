@@ -1,4 +1,4 @@
-"""Shows a run's learned lengths and step sizes, tensor by tensor.
+"""Shows a run's learned lengths, step sizes and inner optimizer, tensor by tensor.
 
 python -m experiments.inspect --workdir=runs/adaptive_k
 
@@ -9,11 +9,14 @@ above a cap cut to it, nothing trained again.
 import pathlib
 from collections.abc import Callable
 
+import jax
 import numpy as np
 from absl import flags
 
 from experiments import cli
+from experiments.studies import optimizer_flops
 from maml_jax.experiment import Experiment
+from maml_jax.inner.optimizers import CONSTRAINTS
 from maml_jax.types import MetaParams
 
 _WORKDIR = cli.define_workdir()
@@ -36,11 +39,34 @@ def print_cut(experiment: Experiment, meta_params: MetaParams, caps: list[int]) 
         print(f"{cap:<4d} {loss.mean[-1]:<10.4g} {loss.median[-1]:.4g}")
 
 
+def print_optimizer(experiment: Experiment, meta_params: MetaParams) -> None:
+    """What is learned of the inner optimizer, and what its own matrix products cost."""
+    config = experiment.config
+    for name, learned in meta_params.optimizer.items():
+        if config.inner.learn_optimizer == "none":
+            continue
+        if name == "matrices":
+            away = [np.abs(m - np.eye(len(m))).max() for m in jax.tree.leaves(learned)]
+            print(f"matrices: at most {max(away):.3g} from the identity")
+            continue
+        values = np.concatenate(
+            [np.ravel(CONSTRAINTS[name].to_value(leaf)) for leaf in jax.tree.leaves(learned)]
+        )
+        print(f"{name}: {values.min():.4g} to {values.max():.4g}, mean {values.mean():.4g}")
+    if own := optimizer_flops(config):
+        print(
+            f"not in C: {own / 1e6:.4g} MFLOP a full step for products of {config.inner.optimizer}"
+        )
+
+
 def main(_: list[str]) -> None:
     """Prints one row a tensor."""
     from maml_jax.training import load_run
 
     experiment, state = load_run(pathlib.Path(_WORKDIR.value))
+    caps = cli.whole_numbers(_CAPS)
+    for cap in caps:
+        experiment.schedule.cut(state.meta_params, cap)  # a bad one is refused before any output
     schedule = experiment.schedule
     lengths, rates = schedule.lengths(state.meta_params), schedule.rates(state.meta_params)
     most = schedule.most
@@ -60,8 +86,9 @@ def main(_: list[str]) -> None:
     print(
         f"inner compute C: {compute / 1e6:.4g} MFLOP a task, {compute / full:.0%} of {most} steps"
     )
-    if _CAPS.value:
-        print_cut(experiment, state.meta_params, cli.whole_numbers(_CAPS))
+    print_optimizer(experiment, state.meta_params)
+    if caps:
+        print_cut(experiment, state.meta_params, caps)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,10 @@ KEEP = flags.DEFINE_bool(
     "keep", None, "keep the result; by default that of all arms, seeds and steps"
 )
 EXTEND = flags.DEFINE_bool("extend", False, "keep the result beside the arms that are kept already")
-SEEDS = flags.DEFINE_integer("seeds", None, "number of seeds; that of the study by default")
-STEPS = flags.DEFINE_integer("steps", None, "meta-steps of a run")
+SEEDS = flags.DEFINE_integer(
+    "seeds", None, "number of seeds; that of the study by default", lower_bound=1
+)
+STEPS = flags.DEFINE_integer("steps", None, "meta-steps of a run", lower_bound=1)
 
 
 def family() -> Family:

@@ -341,6 +341,28 @@ def shorter(name: str) -> str:
     return _markdown(["arm", "p99 of K", *of_descents, "products of the optimizer"], rows)
 
 
+PRICES = {"1": "", "4": "_cost_4", "16": "_cost_16"}  # of a step -> kept study
+
+
+def prices() -> str:
+    """Median loss and 99th percentile of K at each price of a step, of arms that have several."""
+    studied = {price: _arms(f"acceleration_sinusoid_20{of}") for price, of in PRICES.items()}
+
+    def cell(arms: dict[str, dict[str, Any]], arm: str) -> str:
+        return (
+            f"{arms[arm]['loss_median']['mean']:.4f} / {arms[arm]['p99']:.1f}"
+            if arm in arms
+            else ""
+        )
+
+    rows = [
+        [arm, *(cell(arms, arm) for arms in studied.values())]
+        for arm in studied["1"]
+        if sum(arm in arms for arms in studied.values()) > 1
+    ]
+    return _markdown(["arm, median / p99", *(f"price {price}" for price in studied)], rows)
+
+
 def length_caps() -> str:
     """Median loss of trained runs with all longer lengths cut, mean over seeds."""
     record = results_io.read("length_caps")
@@ -456,6 +478,7 @@ STUDIES = (
     "acceleration_sinusoid_20",
     "acceleration_sinusoid_20_seeds_601",
     "acceleration_sinusoid_20_cost_4",
+    "acceleration_sinusoid_20_cost_16",
     "acceleration_sinusoid_40",
     "acceleration_omniglot_10",
     "acceleration_omniglot_20",
@@ -485,6 +508,7 @@ TABLES: dict[str, Callable[[], str]] = {
             rates,
             halted_early,
             length_caps,
+            prices,
             images,
             benchmark_convolution,
             benchmark_resnet12,

@@ -202,8 +202,8 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "inner.num_steps": _AT_LEAST_0,
     "inner.optimizer": _is_one_of(INNER_OPTIMIZERS),
     "inner.learning_rate": _POSITIVE,
-    "inner.momentum": ((lambda value: 0 <= value < 1), "in [0, 1)"),
-    "inner.inverse_condition": ((lambda value: 0 < value < 1), "in (0, 1)"),
+    "inner.momentum": ((lambda value: 0 <= value < 1), "0 or more, below 1"),
+    "inner.inverse_condition": ((lambda value: 0 < value < 1), "more than 0, below 1"),
     "inner.learn_optimizer": _is_one_of(("none", *GRANULARITIES)),
     "inner.meta_gradient": _is_one_of(("auto", *META_GRADIENTS)),
     "inner.rates": _is_one_of(("auto", *RATES)),
@@ -217,7 +217,7 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "halting.final_temperature": _POSITIVE,
     "halting.cost": _is_one_of(COSTS),
     "halting.cost_weight": _AT_LEAST_0,
-    "halting.budget": ((lambda value: 0 <= value < 1), "in [0, 1)"),
+    "halting.budget": ((lambda value: 0 <= value < 1), "0 (none) or more, below 1"),
     "halting.dual_rate": _POSITIVE,
     "outer.halting_learning_rate": _AT_LEAST_0,
     "outer.halting_from": _AT_LEAST_0,
@@ -258,8 +258,9 @@ def check_key(key: str) -> None:
     """Raises a UsageError that names the nearest key where `key` is unknown."""
     known = [name for name, _ in flatten(default_config())]
     if key not in known:
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
-        raise UsageError(f"unknown config key {key!r}; did you mean {near!r}?")
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
+        hint = f"did you mean {near[0]!r}?" if near else "keys are in maml_jax/config.py"
+        raise UsageError(f"unknown config key {key!r}; {hint}")
 
 
 def validate(config: ConfigDict) -> None:
@@ -372,6 +373,12 @@ def _check_halting(values: dict[str, Any]) -> None:
             f"inner.meta_gradient={flow!r} needs outer.objective='final' and "
             "inner.first_order_until=0"
         )
+    weight, budget = values["halting.cost_weight"], values["halting.budget"]
+    if (weight or budget) and (gate == "none" or (weight and budget)):
+        raise UsageError(
+            f"halting.cost_weight={weight} and halting.budget={budget} with halting.gate={gate!r}: "
+            + ("no length is learned; set both to 0" if gate == "none" else "set one of them to 0")
+        )
     if gate == "none":
         return
     if steps == 0 or ALGORITHMS[values["algorithm"]].train_steps(steps) == 0:
@@ -386,7 +393,7 @@ def _check_halting(values: dict[str, Any]) -> None:
     if (GATES[gate].is_length or GATES[gate].per_step) and values["eval.num_steps"] < steps:
         raise UsageError(
             f"eval.num_steps={values['eval.num_steps']} would cut learned lengths; use "
-            f"inner.num_steps={steps} or more"
+            f"{steps} (inner.num_steps) or more"
         )
     if GATES[gate].per_step and values["halting.granularity"] == "parameter":
         raise UsageError(
@@ -401,6 +408,7 @@ def reference_config(config: ConfigDict, name: str) -> ConfigDict:
     reference.update_from_flattened_dict(REFERENCES[name])
     reference.references = ()
     reference.inner.learn_optimizer = "none"
+    reference.halting.cost_weight = reference.halting.budget = 0.0
     if "matrices" in INNER_OPTIMIZERS[reference.inner.optimizer].hyper:
         reference.inner.optimizer = "sgd"  # which it is while its matrices are not learned
     reference.inner.first_order_until = 0

@@ -60,10 +60,10 @@ def compute_over_training(lines: Lines) -> Figure:
     steps = [line["step"] for line in lines]
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.plot(steps, [line["inner_compute"] / 1e6 for line in lines])
+    left.plot(steps, [line["inner_compute"] / 1e6 for line in lines], marker=".")
     left.set(xlabel="meta-step", ylabel="C, MFLOP per task", ylim=(0, None))
     for name in ("mean", "p90", "p99", "max"):
-        right.plot(steps, [line[f"length/{name}"] for line in lines], label=name)
+        right.plot(steps, [line[f"length/{name}"] for line in lines], marker=".", label=name)
     right.set(xlabel="meta-step", ylabel="K over parameters")
     right.legend()
     return figure
@@ -77,7 +77,8 @@ def sparsity_over_training(lines: Lines) -> Figure:
     axes = figure.subplots()
     for name in (name for name in (lines[0] if lines else {}) if name.startswith(prefix)):
         values = [line[name] for line in lines]
-        axes.plot([line["step"] for line in lines], values, label=name.removeprefix(prefix))
+        steps = [line["step"] for line in lines]
+        axes.plot(steps, values, marker=".", label=name.removeprefix(prefix))
     axes.set(xlabel="meta-step", ylabel="share with K = 0", ylim=(-0.02, 1.02))
     axes.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

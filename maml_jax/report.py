@@ -60,6 +60,7 @@ def learning_curve(runs: list[Run]) -> Figure:
         axes.plot(
             [line["step"] for line in run.metrics if "query_loss" in line],
             [line["query_loss"] for line in run.metrics if "query_loss" in line],
+            marker=".",
             label=run.name,
         )
     axes.set(xlabel="meta-step", ylabel="query loss after adaptation (training)", yscale="log")

@@ -91,8 +91,11 @@ class Schedule:
           UsageError: the run learns no lengths.
         """
         if self.halting is None or not self.halting.kind.is_length:
-            gate = self._config.halting.gate
+            gate = automatic(self._config)["halting.gate"]
             raise UsageError(f"halting.gate={gate!r} learns no lengths that could be cut")
+        k_max = self.halting.num_steps
+        if not 0 <= most <= k_max:
+            raise UsageError(f"lengths cannot be cut to {most}; use 0 to inner.num_steps={k_max}")
         return meta_params._replace(
             halting=jax.tree.map(lambda length: jnp.minimum(length, most), meta_params.halting)
         )

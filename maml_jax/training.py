@@ -25,6 +25,7 @@ from maml_jax.parallel import COUNTS
 from maml_jax.types import Metrics, TrainState
 
 BEST = "best_checkpoints"
+EVALUATED_WITH = ("num_episodes", "shots", "query_shots", "num_steps")  # of config.eval
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error
@@ -155,7 +156,7 @@ class _Progress:
         self._step = step
         self._writer = MetricWriter(workdir, step)
         self._bar = tqdm(
-            total=config.num_meta_steps, initial=step, unit=" meta-steps", desc=config.algorithm
+            total=config.num_meta_steps, initial=step, unit=" meta-steps", desc=workdir.name
         )
         self._start_interval()
 
@@ -260,7 +261,7 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> TrainState:
                     selection.validate(state, progress)
                 if received or done or _crossed(step, stop, config.checkpoint.every):
                     checkpoints.save(state)
-                if received and not done:
+                if received:
                     raise Interrupted(stop, 128 + received[0])
                 step = stop
     finally:
@@ -302,8 +303,7 @@ def _evaluate_state(experiment: Experiment, state: TrainState) -> dict[str, Any]
         "algorithm": config.algorithm,
         "meta_step": int(state.step),
         "seed": config.seed,
-        **{name: config.eval[name] for name in ("num_episodes", "shots", "query_shots")},
-        "num_steps": config.eval.num_steps,
+        **{name: config.eval[name] for name in EVALUATED_WITH},
         "inner_learning_rate": evaluation.learning_rate,
         "inner_compute": [schedule.compute(lengths, k) for k in range(config.eval.num_steps + 1)],
         **_estimates(evaluation),
@@ -340,6 +340,18 @@ def _total(workdir: pathlib.Path, name: str) -> float:
     return sum(line.get(name, 0.0) for line in read_metrics(workdir))
 
 
+def _write_evaluation(workdir: pathlib.Path, record: dict[str, Any]) -> None:
+    """Writes evaluation.json; one that was made with other settings is kept under another name."""
+    path = workdir / "evaluation.json"
+    if path.exists():
+        before = read_evaluation(workdir)
+        if any(before.get(key) != record[key] for key in EVALUATED_WITH):
+            old = workdir / f"evaluation_{len(list(workdir.glob('evaluation_*.json'))) + 1}.json"
+            path.rename(old)
+            tqdm.write(f"the evaluation with other settings is kept as {old}", sys.stderr)
+    path.write_text(json.dumps(record, indent=2) + "\n")
+
+
 def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
     """Trains (or resumes) a run, evaluates it on held-out episodes, and so for its references.
 
@@ -366,7 +378,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[
         "evaluate_seconds": round(time.perf_counter() - started, 1),
         **provenance.describe(),
     }
-    (workdir / "evaluation.json").write_text(json.dumps(record, indent=2) + "\n")
+    _write_evaluation(workdir, record)
     for name in config.references:
         train_and_evaluate(reference_config(config, name), workdir / name)
     return record

@@ -9,7 +9,10 @@ from tests.runs import call, command
 
 WRONG = [
     (["train", "--config.inner.num_stesp=3"], "unknown config key 'inner.num_stesp'; did you mean"),
+    (["train", "--config.inner.lr=3"], "unknown config key 'inner.lr'; keys are in"),
     (["train", "--config.inner.num_steps=abc"], "--config.inner.num_steps=abc"),
+    (["train", "--config", "configs/nope.py"], "config file 'configs/nope.py' does not exist"),
+    (["halting_study", "--steps=-5"], "--steps=-5"),
     (["train", "--config.inner.learning_rate=-1"], "inner.learning_rate=-1"),
     (["train", "--config=configs/nope.py"], "config file 'configs/nope.py' does not exist"),
     (["train", "--config=configs/sinusoid.py:papr"], "variant 'papr' is unknown"),
@@ -25,7 +28,8 @@ def test_wrong_use_is_one_line_and_a_failing_exit(
     module, *flags = arguments
     workdir = tmp_path / "run"
     done = call([*command(module)[:3], f"--workdir={workdir}", *flags])
-    assert done.returncode != 0
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
     assert "Traceback" not in done.stderr
     assert message in done.stderr.splitlines()[0]
     assert not workdir.exists()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from experiments import known_lengths
+from experiments import inspect, known_lengths
 from maml_jax.experiment import Experiment, _with_soft_gates, build
 from maml_jax.inner.groups import with_paths
 from maml_jax.metrics import read_metrics
@@ -163,9 +163,32 @@ def test_inspect_shows_what_long_lengths_are_worth(
     _, state = load_run(finished)
     losses = experiment.evaluate(state.meta_params, "validation").estimates["loss"].mean
     assert (full, unadapted) == (f"{losses[-1]:.4g}", f"{losses[0]:.4g}")
-    wrong = call([*arguments, "--caps=0,x"])
-    assert wrong.returncode == 2
-    assert "--caps=0,x is not a list of whole numbers" in wrong.stderr
+    for caps, message in (
+        ("0,x", "--caps=0,x is not a list of whole numbers"),
+        ("0,4", f"lengths cannot be cut to 4; use 0 to inner.num_steps={STEPS}"),
+    ):
+        wrong = call([*arguments, f"--caps={caps}"])
+        assert (wrong.returncode, wrong.stdout) == (2, "")
+        assert message in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "lines"),
+    [
+        ("meta_curvature", ["matrices: at most 0 from the identity", "not in C: "]),
+        ("barzilai_borwein", ["step: 0.01 to 0.01, mean 0.01"]),
+        ("sgd", []),
+    ],
+)
+def test_inspect_shows_what_is_learned_of_the_inner_optimizer(
+    optimizer: str, lines: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    learned = "global" if lines else "none"
+    experiment = build(tiny_config(inner__optimizer=optimizer, inner__learn_optimizer=learned))
+    inspect.print_optimizer(experiment, experiment.init().meta_params)
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == len(lines)
+    assert all(line.startswith(start) for line, start in zip(printed, lines, strict=True))
 
 
 class Killed(Exception):  # noqa: N818 - not an error
@@ -191,12 +214,19 @@ def test_killed_then_stopped_and_resumed_is_bit_for_bit(
             signal.raise_signal(signal.SIGTERM)
         return experiment.train(state, number)
 
+    def stopped_in_the_last_dispatch(state, number):
+        if int(state.step) == 50:
+            signal.raise_signal(signal.SIGTERM)
+        return experiment.train(state, number)
+
     with pytest.raises(Killed):
         train(experiment._replace(train=killed), workdir)
     assert int(load_run(workdir)[1].step) == 20
     with pytest.raises(Interrupted):
         train(experiment._replace(train=stopped), workdir)
     assert int(load_run(workdir)[1].step) == 50
+    with pytest.raises(Interrupted, match="stopped at meta-step 60"):
+        train(experiment._replace(train=stopped_in_the_last_dispatch), workdir)
     train_and_evaluate(config, workdir)
     assert_same_run(workdir, finished)
 

@@ -74,6 +74,20 @@ def test_evaluation_of_a_run_repeats_and_takes_other_numbers(finished: pathlib.P
         evaluate_run(finished, {"num_steps": -1})
 
 
+def test_an_evaluation_with_other_settings_is_kept_beside_the_new_one(
+    tmp_path: pathlib.Path,
+) -> None:
+    config = tiny_config(num_meta_steps=4)
+    first = train_and_evaluate(config, tmp_path)
+    config.eval.shots += 1
+    second = train_and_evaluate(config, tmp_path)
+    assert not (tmp_path / "evaluation_2.json").exists()
+    train_and_evaluate(config, tmp_path)  # the same once more: nothing to keep
+    kept = [json.loads((tmp_path / f"evaluation{n}.json").read_text()) for n in ("_1", "")]
+    assert [of["loss"] for of in kept] == [first["loss"], second["loss"]]
+    assert not (tmp_path / "evaluation_2.json").exists()
+
+
 def test_the_seed_changes_parameters_tasks_and_test_episodes() -> None:
     first, second = (build(tiny_config(seed=seed)) for seed in (0, 1))
     states = [experiment.init() for experiment in (first, second)]

@@ -65,8 +65,16 @@ def _share_on(gates: PyTree, moving: Params, params: Params) -> Array:
 
 
 def _check_arguments(
-    num_steps: int, meta_gradient: str | MetaGradient, proximal: float
+    make_optimizer: MakeOptimizer,
+    num_steps: int,
+    meta_gradient: str | MetaGradient,
+    proximal: float,
 ) -> MetaGradient:
+    if not callable(make_optimizer):
+        raise ValueError(
+            "the inner optimizer is a transform; give a function of meta_params.optimizer that "
+            "makes it: lambda hyper: scale_by_..., or as_direction(optimizer)"
+        )
     if num_steps < 0:
         raise ValueError(f"num_steps={num_steps} is negative; use 0 (no adaptation) or more")
     if isinstance(meta_gradient, str):
@@ -153,8 +161,8 @@ def adapt(
       An `Adaptation`.
 
     Raises:
-      ValueError: num_steps is negative, meta_gradient is not a known name, or it is implicit and
-        proximal is not positive.
+      ValueError: make_optimizer is a transform, num_steps is negative, meta_gradient is not a known
+        name, or it is implicit and proximal is not positive.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -167,7 +175,7 @@ def adapt(
     References:
       Finn, Abbeel, Levine, Model-Agnostic Meta-Learning, ICML 2017, arXiv:1703.03400.
     """
-    flow = _check_arguments(num_steps, meta_gradient, proximal)
+    flow = _check_arguments(make_optimizer, num_steps, meta_gradient, proximal)
     origin, fixed = split_params(meta_params.init, adapts)
     init_optimizer, update = _keeping_dtypes(make_optimizer(meta_params.optimizer))
     carry = (origin, init_optimizer(origin)) if carry is None else carry

@@ -21,7 +21,7 @@ adjoint ∂L_query/∂θ_k, the derivative of the query loss is ∂L/∂κ = −
 At evaluation every kind runs hard: 1[m_k ≥ ½].
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -152,6 +152,14 @@ GATES = {
 }
 
 
+def _values_of(halting: Grouped) -> Grouped:
+    if not isinstance(halting, Mapping):
+        raise ValueError(
+            "MetaParams.halting has no lengths; begin with Halting.init(params, length, key)"
+        )
+    return halting
+
+
 class Halting:
     """Learned lengths: one kind of gate at one granularity.
 
@@ -221,7 +229,7 @@ class Halting:
 
         def gates(halting: Grouped, params: Params, k: Array) -> PyTree:
             values = {}
-            for index, (name, value) in enumerate(halting.items()):
+            for index, (name, value) in enumerate(_values_of(halting).items()):
                 noise = None
                 if key is not None:
                     # The same u at every k keeps m_k from rising again.
@@ -240,7 +248,7 @@ class Halting:
         step = Step(k, self.num_steps)
         return {
             name: (self.kind.value(value, step) >= 0.5).astype(value.dtype)
-            for name, value in halting.items()
+            for name, value in _values_of(halting).items()
         }
 
     @staticmethod

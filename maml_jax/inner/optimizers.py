@@ -4,7 +4,7 @@
 Any other optax optimizer serves through `as_direction`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +18,14 @@ from maml_jax.types import Array, Params, PyTree
 MakeOptimizer = Callable[[PyTree], optax.GradientTransformation]
 
 
+def _momentum(hyper_params: Any) -> Any:
+    if not isinstance(hyper_params, Mapping) or "momentum" not in hyper_params:
+        raise ValueError(
+            'the inner optimizer has no momentum; use MetaParams(..., optimizer={"momentum": 0.9})'
+        )
+    return hyper_params["momentum"]
+
+
 def sgd(hyper_params: PyTree = ()) -> optax.GradientTransformation:
     """Gradient descent: the direction is the gradient."""
     del hyper_params
@@ -29,12 +37,12 @@ def heavy_ball(hyper_params: PyTree) -> optax.GradientTransformation:
 
     A learned μ may leave [0, 1); `make_inner_optimizer` learns its logit instead.
     """
-    return accelerated.scale_by_heavy_ball(hyper_params["momentum"])
+    return accelerated.scale_by_heavy_ball(_momentum(hyper_params))
 
 
 def nesterov(hyper_params: PyTree) -> optax.GradientTransformation:
     """Nesterov's momentum with constant μ: direction g + μ m, μ as in `heavy_ball`."""
-    return accelerated.scale_by_nesterov(hyper_params["momentum"])
+    return accelerated.scale_by_nesterov(_momentum(hyper_params))
 
 
 def adam(hyper_params: PyTree = ()) -> optax.GradientTransformation:

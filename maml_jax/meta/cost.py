@@ -92,12 +92,25 @@ def penalty(cost: Array, budget: Budget, dual: Array) -> tuple[Array, Array]:
     return dual * excess, jnp.maximum(0.0, dual + budget.dual_rate * jax.lax.stop_gradient(excess))
 
 
+def _always_1(step: Array) -> Array:
+    del step
+    return jnp.ones(())
+
+
+def _free(meta_params: MetaParams, temperature: Array) -> Array:
+    del meta_params, temperature
+    return jnp.zeros(())
+
+
 class LearnedLengths(NamedTuple):
-    """What the meta-objective needs to learn lengths."""
+    """What the meta-objective needs to learn lengths; by default a step costs nothing.
+
+    A `Budget` with a target needs its dual variable: init_state(..., extras={"dual": 0.0}).
+    """
 
     halting: Halting
-    temperature: Callable[[Array], Array]  # meta-step -> τ
-    cost: CostFn
+    temperature: Callable[[Array], Array] = _always_1  # meta-step -> τ
+    cost: CostFn = _free
     budget: Budget = Budget()
 
     def gates(self, step: Array, key: Array) -> GateFn:
@@ -107,7 +120,15 @@ class LearnedLengths(NamedTuple):
     def term(
         self, meta_params: MetaParams, step: Array, extras: Extras
     ) -> tuple[Array, Array, Extras]:
-        """Term of the objective, the cost as a share, and extras with the next dual variable."""
+        """Term of the objective, the cost as a share, and extras with the next dual variable.
+
+        Raises:
+          ValueError: a budget without a dual variable in extras.
+        """
         cost = self.cost(meta_params, self.temperature(step))
+        if self.budget.target is None:
+            return penalty(cost, self.budget, jnp.zeros(()))[0], cost, extras
+        if "dual" not in extras:
+            raise ValueError('a budget needs init_state(..., extras={"dual": 0.0})')
         term, dual = penalty(cost, self.budget, extras["dual"])
         return term, cost, {"dual": dual}

@@ -67,7 +67,7 @@ def make_objective(
       step_weights: None optimises the loss after the last step; otherwise the multi-step loss
         Σ_k w_k L_query(θ_k), evaluated inside the scan.
       lengths: learned lengths: their gates, and the cost that is added to the loss. The state's
-        extras are then {"dual": λ}, with λ = 0 to begin with.
+        extras are {"dual": λ}, with λ = 0 to begin with, where they have a budget.
 
     Returns:
       objective(meta_params, episode, key, step, extras) -> (loss [], (metrics, extras)).
@@ -100,7 +100,7 @@ def make_objective(
             metrics["support_loss"] = adaptation.losses[0]
         if lengths is not None:
             term, cost, extras = lengths.term(meta_params, step, extras)
-            metrics |= {"cost": cost, **extras}
+            metrics |= {"cost": cost, **(extras if isinstance(extras, dict) else {})}
             loss = loss + term
         return loss, (metrics, extras)
 

@@ -6,9 +6,10 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from maml_jax import MetaParams, adapt, sgd
+from maml_jax import MetaParams, adapt, heavy_ball, sgd
 from tests.inner.problems import (
     CROSS,
     GRID,
@@ -161,8 +162,11 @@ def test_fixed_parameters_stay_and_still_get_meta_gradients(name, meta_gradient,
     [
         ({"num_steps": -1}, "num_steps=-1 is negative"),
         ({"num_steps": 1, "meta_gradient": "exakt"}, "'exakt' is unknown; choose from exact"),
+        ({"num_steps": 1, "make_optimizer": optax.sgd(0.1)}, r"give a function .* as_direction"),
+        ({"num_steps": 1, "make_optimizer": heavy_ball}, r"use MetaParams\(\.\.\., optimizer="),
     ],
 )
 def test_wrong_arguments_are_named(wrong, message):
+    arguments = {"make_optimizer": sgd, "meta_params": MetaParams(net_params()), **wrong}
     with pytest.raises(ValueError, match=message):
-        adapt(regression_loss, sgd, MetaParams(net_params()), None, jax.random.key(0), **wrong)
+        adapt(regression_loss, support=None, key=jax.random.key(0), **arguments)

@@ -7,7 +7,14 @@ import pytest
 
 from maml_jax import Halting, MetaParams
 from maml_jax.inner.compute import StepCosts
-from maml_jax.meta.cost import Budget, annealed, compute_cost, mean_length_cost, penalty
+from maml_jax.meta.cost import (
+    Budget,
+    LearnedLengths,
+    annealed,
+    compute_cost,
+    mean_length_cost,
+    penalty,
+)
 from maml_jax.meta.outer import keep_within
 
 PARAMS = {"body": {"kernel": jnp.zeros((2, 3))}, "head": {"bias": jnp.zeros(2)}}
@@ -66,6 +73,20 @@ def test_a_weight_presses_constantly_and_a_dual_variable_by_the_excess() -> None
     np.testing.assert_allclose((term, dual), (2.0 * 0.4, 2.04), rtol=1e-6)
     _, dual = penalty(jnp.array(0.0), Budget(target=0.2, dual_rate=0.1), jnp.array(0.01))
     np.testing.assert_allclose(dual, 0.0)
+
+
+def test_a_budget_without_its_dual_variable_is_named() -> None:
+    halting, step = Halting("ramp", num_steps=4), jnp.int32(0)
+    meta_params = MetaParams({"w": jnp.zeros(2)}, {"w": jnp.full(2, 2.0)})
+    cost = mean_length_cost(halting, meta_params.init)
+    assert LearnedLengths(halting).term(meta_params, step, ()) == (0, 0, ())
+    weighed = LearnedLengths(halting, cost=cost, budget=Budget(weight=0.1))
+    np.testing.assert_allclose(weighed.term(meta_params, step, ())[:2], (0.05, 0.5))
+    held = weighed._replace(budget=Budget(target=0.2))
+    with pytest.raises(ValueError, match="a budget needs init_state"):
+        held.term(meta_params, step, ())
+    with pytest.raises(ValueError, match=r"no lengths; begin with Halting\.init"):
+        halting.soft()((), meta_params.init, step)
 
 
 def test_a_budget_is_held() -> None:
