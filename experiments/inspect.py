@@ -82,7 +82,8 @@ def main(_: list[str]) -> None:
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)))
     compute, full = schedule.compute(lengths), most * schedule.costs.full_step
-    print(f"\n{experiment.config.algorithm} at meta-step {int(state.step)}")
+    learned = "" if schedule.halting else "; no lengths are learned: K is that of the test"
+    print(f"\n{experiment.config.algorithm} at meta-step {int(state.step)}{learned}")
     print(
         f"inner compute C: {compute / 1e6:.4g} MFLOP a task, {compute / full:.0%} of {most} steps"
     )

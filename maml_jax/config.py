@@ -258,8 +258,10 @@ def check_key(key: str) -> None:
     """Raises a UsageError that names the nearest key where `key` is unknown."""
     known = [name for name, _ in flatten(default_config())]
     if key not in known:
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
-        hint = f"did you mean {near[0]!r}?" if near else "keys are in maml_jax/config.py"
+        last = key.rpartition(".")[2]
+        near = [name for name in known if name.rpartition(".")[2] == last]
+        near = near or difflib.get_close_matches(key, known, n=1, cutoff=0.75)
+        hint = f"did you mean {' or '.join(near)}?" if near else "keys are in maml_jax/config.py"
         raise UsageError(f"unknown config key {key!r}; {hint}")
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from maml_jax import length_figures
-from maml_jax.config import flatten
+from maml_jax.config import automatic, flatten
 from maml_jax.experiment import Experiment, stream_key
 from maml_jax.meta.tasks import map_tasks, task_keys
 from maml_jax.metrics import read_metrics
@@ -265,6 +265,21 @@ def _results_table(runs: list[Run]) -> str:
     return _table(rows)
 
 
+def _lengths_table(run: Run) -> str:
+    """Numbers of the learned lengths; nothing where none are learned."""
+    if "lengths" not in run.record:
+        return ""
+    of = run.record["lengths"]
+    names = ("mean", "p90", "p99", "max")
+    head = ["K", *names, "at 0", "at K_max", "inner compute, MFLOP", "of K_max full steps"]
+    shares = [of["length/share_at_0"], of["length/share_at_most"]]
+    row = ["over parameters", *(f"{of[f'length/{name}']:.2f}" for name in names)]
+    row += [f"{share:.2%}" for share in shares]
+    return _table(
+        [head, [*row, f"{of['inner_compute'] / 1e6:.4g}", f"{of['inner_compute_share']:.1%}"]]
+    )
+
+
 def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
     """Writes workdir/report.html and its PNGs.
 
@@ -289,14 +304,23 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
     for name, draw in figures.items():
         draw(runs).savefig(workdir / f"{name}.png", dpi=120)
         images.append(f'<h2>{name.replace("_", " ").capitalize()}</h2><img src="{name}.png">')
-    settings = [["key", "value"], *([key, repr(value)] for key, value in flatten(config))]
+    chosen = automatic(config)
+    settings = [["key", "value"]]
+    for key, value in flatten(config):
+        text = (
+            f"{value!r}, here {chosen[key]!r}" if value == "auto" and key in chosen else repr(value)
+        )
+        settings.append([key, text])
     title = f"{config.algorithm} on {config.task.name}, {run.record['meta_step']} meta-steps"
-    episodes = f"{run.record['num_episodes']} held-out episodes, mean ± 95% confidence interval."
+    episodes = (
+        f"{run.record['num_episodes']} held-out episodes, {run.record['shots']} support examples a "
+        "class, mean ± 95% confidence interval."
+    )
     path = workdir / "report.html"
     path.write_text(
         "<!doctype html><meta charset=utf-8><style>body{font:16px sans-serif;max-width:70em;"
         "margin:2em auto}td,th{padding:.2em .8em;text-align:left}img{max-width:100%}</style>"
-        f"<title>{title}</title><h1>{title}</h1><p>{episodes}</p>{_results_table(runs)}"
+        f"<title>{title}</title><h1>{title}</h1><p>{episodes}</p>{_results_table(runs)}{_lengths_table(run)}"
         f"{''.join(images)}<h2>Config</h2><p><code>{html.escape(run.record['command'])}</code></p>"
         f"{_table(settings)}\n"
     )

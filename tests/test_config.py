@@ -136,7 +136,7 @@ def test_a_wrong_type_and_a_missing_key_are_named() -> None:
 
 
 def test_an_unknown_key_names_the_nearest() -> None:
-    with pytest.raises(UsageError, match=r"did you mean 'inner\.num_steps'"):
+    with pytest.raises(UsageError, match=r"did you mean inner\.num_steps"):
         check_key("inner.num_stesp")
 
 

@@ -11,6 +11,7 @@ import pytest
 from ml_collections import ConfigDict
 from scipy import stats
 
+from configs import sinusoid
 from experiments import (
     acceleration_study,
     frontier,
@@ -21,7 +22,7 @@ from experiments import (
     study_cli,
     tables,
 )
-from maml_jax.config import validate
+from maml_jax.config import automatic, differences, validate
 from maml_jax.errors import DivergedError, UsageError
 from maml_jax.training import load_run, train_and_evaluate
 from tests.runs import tiny_config
@@ -132,6 +133,23 @@ def test_every_arm_of_the_acceleration_study_is_a_config_that_may_run(task: str)
     study = studies.Study(family, acceleration_study.make_arms(task), 1)
     for arm in study.arms.values():
         validate(studies.configure(study, arm.overrides, family.trials[0]))
+
+
+def test_the_card_of_meta_curvature_is_the_arm_of_the_study() -> None:
+    family = studies.family("sinusoid")
+    family.base.update_from_flattened_dict(acceleration_study.shared_settings("sinusoid", 20))
+    study = studies.Study(family, acceleration_study.make_arms("sinusoid"), 1)
+    rate = {"inner.learning_rate": 0.04}  # as it was chosen
+    arm = studies.configure(study, study.arms["meta_curvature_rates"].overrides, rate).to_dict()
+    without_effect = (
+        "inner.momentum",
+        "outer.multi_step_anneal",
+        "eval.num_episodes",
+        "halting.gate",
+    )
+    card = sinusoid.get_config("meta_curvature")
+    assert not differences(card.to_dict(), arm, without_effect)
+    assert automatic(card)["halting.gate"] == arm["halting"]["gate"]
 
 
 def test_an_arm_that_diverges_in_training_is_said_to_and_the_others_go_on(

@@ -66,6 +66,8 @@ def _share_on(gates: PyTree, moving: Params, params: Params) -> Array:
 
 def _check_arguments(
     make_optimizer: MakeOptimizer,
+    meta_params: MetaParams,
+    halting: GateFn,
     num_steps: int,
     meta_gradient: str | MetaGradient,
     proximal: float,
@@ -74,6 +76,11 @@ def _check_arguments(
         raise ValueError(
             "the inner optimizer is a transform; give a function of meta_params.optimizer that "
             "makes it: lambda hyper: scale_by_..., or as_direction(optimizer)"
+        )
+    if halting is always_on and jax.tree.leaves(meta_params.halting):
+        raise ValueError(
+            "meta_params.halting has learned lengths, but adapt no gates; give "
+            "halting=Halting(...).hard or .soft(), or an empty meta_params.halting"
         )
     if num_steps < 0:
         raise ValueError(f"num_steps={num_steps} is negative; use 0 (no adaptation) or more")
@@ -161,8 +168,9 @@ def adapt(
       An `Adaptation`.
 
     Raises:
-      ValueError: make_optimizer is a transform, num_steps is negative, meta_gradient is not a known
-        name, or it is implicit and proximal is not positive.
+      ValueError: make_optimizer is a transform, meta_params.halting has lengths without gates,
+        num_steps is negative, meta_gradient is not a known name, or it is implicit and proximal is
+        not positive.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -175,7 +183,9 @@ def adapt(
     References:
       Finn, Abbeel, Levine, Model-Agnostic Meta-Learning, ICML 2017, arXiv:1703.03400.
     """
-    flow = _check_arguments(make_optimizer, num_steps, meta_gradient, proximal)
+    flow = _check_arguments(
+        *(make_optimizer, meta_params, halting, num_steps, meta_gradient, proximal)
+    )
     origin, fixed = split_params(meta_params.init, adapts)
     init_optimizer, update = _keeping_dtypes(make_optimizer(meta_params.optimizer))
     carry = (origin, init_optimizer(origin)) if carry is None else carry

@@ -54,6 +54,9 @@ def adam(hyper_params: PyTree = ()) -> optax.GradientTransformation:
 def as_direction(optimizer: optax.GradientTransformation) -> MakeOptimizer:
     """Uses an optax optimizer that applies its own step size; run it with learning_rates = 1.
 
+    An optimizer's updates point downhill, as `optax.sgd`'s and those of the aliases in
+    `maml_jax.inner.accelerated`; a `scale_by_*` points uphill and is used as it is, without this.
+
     Example:
       >>> import optax
       >>> from maml_jax.inner.optimizers import as_direction

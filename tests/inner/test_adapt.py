@@ -110,7 +110,7 @@ def test_no_step_is_zero_shot(name, meta_gradient):
         chex.assert_shape((adaptation.losses, adaptation.gates_on, adaptation.aux["mae"]), (0,))
         return regression_loss(adaptation.params, query, None)[0], adaptation.monitored[0]
 
-    meta = meta_params(name)
+    meta = meta_params(name)._replace(halting=())
     (loss, monitored), grads = jax.jit(jax.value_and_grad(query_loss, has_aux=True))(meta)
     plain = jax.value_and_grad(lambda p: regression_loss(p, query, None)[0])(meta.init)
     assert_close((loss, grads.init), plain)
@@ -133,7 +133,7 @@ def test_fixed_parameters_stay_and_still_get_meta_gradients(name, meta_gradient,
         )  # fmt: skip
         return regression_loss(adaptation.params, query, None)[0], adaptation
 
-    meta = meta_params(name, per_tensor=per_tensor)
+    meta = meta_params(name, per_tensor=per_tensor)._replace(halting=())
     grads, adaptation = jax.jit(jax.grad(query_loss, has_aux=True))(meta)
     assert_bits_equal(adaptation.params["body"], meta.init["body"])
     assert_moves(jax.tree.map(jnp.subtract, adaptation.params["head"], meta.init["head"]))
@@ -162,6 +162,7 @@ def test_fixed_parameters_stay_and_still_get_meta_gradients(name, meta_gradient,
     [
         ({"num_steps": -1}, "num_steps=-1 is negative"),
         ({"num_steps": 1, "meta_gradient": "exakt"}, "'exakt' is unknown; choose from exact"),
+        ({"num_steps": 1, "meta_params": meta_params("sgd")}, r"lengths, but adapt no gates"),
         ({"num_steps": 1, "make_optimizer": optax.sgd(0.1)}, r"give a function .* as_direction"),
         ({"num_steps": 1, "make_optimizer": heavy_ball}, r"use MetaParams\(\.\.\., optimizer="),
     ],

@@ -97,7 +97,7 @@ def test_gate_and_value_reach_transforms_that_take_them(wrap):
 
 
 def test_the_value_that_transforms_see_has_the_proximal_term():
-    meta = meta_params("sgd")
+    meta = meta_params("sgd")._replace(halting=())
     run = (noisy_loss, lambda _: record_extra_args(), meta, regression_data(), jax.random.key(0))
     adaptation = adapt(*run, num_steps=STEPS, proximal=0.3, monitor=lambda params, k: params)
     before_last = jax.tree.map(lambda p: p[-2], adaptation.monitored)
@@ -117,8 +117,8 @@ def test_plain_transforms_ignore_extra_args(name):
 
     def run(make_optimizer):
         return adapt(
-            noisy_loss, make_optimizer, meta_params(name), regression_data(), jax.random.key(0),
-            num_steps=STEPS,
+            noisy_loss, make_optimizer, meta_params(name)._replace(halting=()), regression_data(),
+            jax.random.key(0), num_steps=STEPS,
         ).params  # fmt: skip
 
     assert_close(run(lambda _: strict), run(lambda _: plain), rtol=1e-6)
@@ -157,7 +157,7 @@ def test_traces_of_the_loss_do_not_grow_with_the_steps(name, meta_gradient):
     counts = []
     for num_steps in (1, 2, 20):
         gradient = jax.grad(partial(query_loss, num_steps=num_steps))
-        jax.eval_shape(gradient, meta_params(name), regression_data())
+        jax.eval_shape(gradient, meta_params(name)._replace(halting=()), regression_data())
         counts.append(len(traces))
     assert counts[2] - counts[1] == counts[1] - counts[0] == counts[0]
 
@@ -170,5 +170,5 @@ def test_support_losses_carry_no_gradient():
         )  # fmt: skip
         return jnp.sum(adaptation.losses) + jnp.sum(adaptation.aux["mae"])
 
-    grads = jax.jit(jax.grad(loss))(meta_params("sgd"))
+    grads = jax.jit(jax.grad(loss))(meta_params("sgd")._replace(halting=()))
     assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(grads))

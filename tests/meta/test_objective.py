@@ -53,7 +53,7 @@ def test_objective_equals_the_sum_of_a_python_loop(multi_step, meta_gradient):
         adapt, regression_loss, OPTIMIZERS[name], num_steps=STEPS, meta_gradient=meta_gradient
     )
     objective = make_objective(adapt_fn, regression_loss, step_weights=step_weights)
-    meta, step = meta_params(name), jnp.asarray(4)
+    meta, step = meta_params(name)._replace(halting=()), jnp.asarray(4)
 
     def textbook(meta):
         trajectory = textbook_adapt(
@@ -76,7 +76,7 @@ def test_objective_equals_the_sum_of_a_python_loop(multi_step, meta_gradient):
 
 
 def test_objective_without_inner_steps_is_the_query_loss():
-    episode, meta = (regression_data(0), regression_data(1)), meta_params()
+    episode, meta = (regression_data(0), regression_data(1)), meta_params()._replace(halting=())
     adapt_fn = partial(adapt, regression_loss, OPTIMIZERS["sgd"], num_steps=0)
     loss, (metrics, _) = make_objective(adapt_fn, regression_loss)(
         meta, episode, jax.random.key(0), jnp.asarray(0), ()
