@@ -9,14 +9,11 @@ above a cap cut to it, nothing trained again.
 import pathlib
 from collections.abc import Callable
 
-import jax
 import numpy as np
 from absl import flags
 
-from experiments import cli
-from experiments.studies import optimizer_flops
+from experiments import cli, studies
 from maml_jax.experiment import Experiment
-from maml_jax.inner.optimizers import CONSTRAINTS
 from maml_jax.types import MetaParams
 
 _WORKDIR = cli.define_workdir()
@@ -37,26 +34,6 @@ def print_cut(experiment: Experiment, meta_params: MetaParams, caps: list[int]) 
         cut = experiment.schedule.cut(meta_params, cap)
         loss = experiment.evaluate(cut, "validation").estimates["loss"]
         print(f"{cap:<4d} {loss.mean[-1]:<10.4g} {loss.median[-1]:.4g}")
-
-
-def print_optimizer(experiment: Experiment, meta_params: MetaParams) -> None:
-    """What is learned of the inner optimizer, and what its own matrix products cost."""
-    config = experiment.config
-    for name, learned in meta_params.optimizer.items():
-        if config.inner.learn_optimizer == "none":
-            continue
-        if name == "matrices":
-            away = [np.abs(m - np.eye(len(m))).max() for m in jax.tree.leaves(learned)]
-            print(f"matrices: at most {max(away):.3g} from the identity")
-            continue
-        values = np.concatenate(
-            [np.ravel(CONSTRAINTS[name].to_value(leaf)) for leaf in jax.tree.leaves(learned)]
-        )
-        print(f"{name}: {values.min():.4g} to {values.max():.4g}, mean {values.mean():.4g}")
-    if own := optimizer_flops(config):
-        print(
-            f"not in C: {own / 1e6:.4g} MFLOP a full step for products of {config.inner.optimizer}"
-        )
 
 
 def main(_: list[str]) -> None:
@@ -87,7 +64,8 @@ def main(_: list[str]) -> None:
     print(
         f"inner compute C: {compute / 1e6:.4g} MFLOP a task, {compute / full:.0%} of {most} steps"
     )
-    print_optimizer(experiment, state.meta_params)
+    for line in studies.optimizer_lines(experiment.config, state.meta_params):
+        print(line)
     if caps:
         print_cut(experiment, state.meta_params, caps)
 

@@ -9,7 +9,6 @@ from tests.runs import call, command
 
 WRONG = [
     (["train", "--config.inner.num_stesp=3"], "unknown config key 'inner.num_stesp'; did you mean"),
-    (["train", "--config.inner.lr=3"], "unknown config key 'inner.lr'; keys are in"),
     (["train", "--config.inner.num_steps=abc"], "--config.inner.num_steps=abc"),
     (["train", "--config", "configs/nope.py"], "config file 'configs/nope.py' does not exist"),
     (["halting_study", "--steps=-5"], "--steps=-5"),
@@ -17,7 +16,6 @@ WRONG = [
     (["train", "--config=configs/nope.py"], "config file 'configs/nope.py' does not exist"),
     (["train", "--config=configs/sinusoid.py:papr"], "variant 'papr' is unknown"),
     (["evaluate"], "holds no run"),
-    (["keep", "--name=none"], "holds no run"),
 ]
 
 

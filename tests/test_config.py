@@ -135,9 +135,17 @@ def test_a_wrong_type_and_a_missing_key_are_named() -> None:
         validate(config)
 
 
-def test_an_unknown_key_names_the_nearest() -> None:
-    with pytest.raises(UsageError, match=r"did you mean inner\.num_steps"):
-        check_key("inner.num_stesp")
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("inner.num_stesp", "did you mean inner.num_steps?"),
+        ("optimizer", "did you mean inner.optimizer or outer.optimizer?"),
+        ("inner.lr", "keys are in maml_jax/config.py"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest(key: str, hint: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(f"unknown config key {key!r}; {hint}")):
+        check_key(key)
 
 
 def test_multi_step_needs_steps() -> None:

@@ -24,6 +24,7 @@ from experiments import (
 )
 from maml_jax.config import automatic, differences, validate
 from maml_jax.errors import DivergedError, UsageError
+from maml_jax.experiment import build
 from maml_jax.training import load_run, train_and_evaluate
 from tests.runs import tiny_config
 
@@ -213,11 +214,16 @@ def test_keeping_a_result_loses_no_arm(
 
 
 def test_a_finished_run_is_not_taken_for_one_with_another_evaluation(
-    tmp_path: pathlib.Path,
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def train(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+        record = finished_run(config, workdir)
+        (workdir / "evaluation.json").write_text(json.dumps(record))
+        return record
+
+    monkeypatch.setattr(studies, "train_and_evaluate", train)
     study = tiny_study([0.01])
     study = study._replace(arms={"maml": study.arms["maml"]}, seeds=1)
-    study.family.base.num_meta_steps = 4
     first = studies.run(study, tmp_path)["arms"]
     config = (tmp_path / "maml_101" / "config.json").read_text()
     study.family.base.eval.shots += 1
@@ -226,6 +232,20 @@ def test_a_finished_run_is_not_taken_for_one_with_another_evaluation(
     assert (tmp_path / "maml_101" / "config.json").read_text() == config
     study.family.base.eval.shots -= 1
     assert studies.run(study, tmp_path)["arms"] == first
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "lines"),
+    [
+        ("meta_curvature", ["matrices: at most 0 from the identity", "not in C: "]),
+        ("barzilai_borwein", ["step: 0.01 to 0.01, mean 0.01"]),
+    ],
+)
+def test_what_is_learned_of_the_inner_optimizer_is_shown(optimizer: str, lines: list[str]) -> None:
+    config = tiny_config(inner__optimizer=optimizer, inner__learn_optimizer="global")
+    shown = studies.optimizer_lines(config, build(config).init().meta_params)
+    assert len(shown) == len(lines)
+    assert all(line.startswith(start) for line, start in zip(shown, lines, strict=True))
 
 
 def with_lengths(*seeds: tuple[float, float, float]) -> dict[str, Any]:

@@ -13,7 +13,14 @@ from maml_jax.errors import UsageError
 from maml_jax.experiment import build
 from maml_jax.metrics import MetricWriter, read_metrics
 from maml_jax.report import write_report
-from maml_jax.training import evaluate_run, load_run, open_workdir, train_and_evaluate
+from maml_jax.training import (
+    EVALUATED_WITH,
+    _write_evaluation,
+    evaluate_run,
+    load_run,
+    open_workdir,
+    train_and_evaluate,
+)
 from tests.runs import tiny_config
 
 
@@ -77,15 +84,12 @@ def test_evaluation_of_a_run_repeats_and_takes_other_numbers(finished: pathlib.P
 def test_an_evaluation_with_other_settings_is_kept_beside_the_new_one(
     tmp_path: pathlib.Path,
 ) -> None:
-    config = tiny_config(num_meta_steps=4)
-    first = train_and_evaluate(config, tmp_path)
-    config.eval.shots += 1
-    second = train_and_evaluate(config, tmp_path)
-    assert not (tmp_path / "evaluation_2.json").exists()
-    train_and_evaluate(config, tmp_path)  # the same once more: nothing to keep
-    kept = [json.loads((tmp_path / f"evaluation{n}.json").read_text()) for n in ("_1", "")]
-    assert [of["loss"] for of in kept] == [first["loss"], second["loss"]]
-    assert not (tmp_path / "evaluation_2.json").exists()
+    records = [{**dict.fromkeys(EVALUATED_WITH, 5), "loss": [loss]} for loss in (3.0, 2.0, 1.0)]
+    records[0]["shots"] = 10
+    for record in records:  # the last has the settings of the second, which it replaces
+        _write_evaluation(tmp_path, record)
+    kept = {path.name: json.loads(path.read_text())["loss"] for path in tmp_path.iterdir()}
+    assert kept == {"evaluation_1.json": [3.0], "evaluation.json": [1.0]}
 
 
 def test_the_seed_changes_parameters_tasks_and_test_episodes() -> None:
