@@ -69,7 +69,11 @@ def wait_for_step(workdir: pathlib.Path, step: int, process: subprocess.Popen[by
     raise AssertionError(f"ended before {step}: {(workdir.parent / 'stderr').read_text()}")
 
 
-@pytest.fixture(scope="module", params=STOPS)
+# test_images_run has the resume of a host's pool within a process.
+@pytest.fixture(
+    scope="module",
+    params=["sinusoid", pytest.param("host_images", marks=pytest.mark.slow)],
+)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     root = tmp_path_factory.mktemp(request.param)
     changes: dict[str, object] = dict(SINUSOID)
