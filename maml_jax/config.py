@@ -337,6 +337,14 @@ def _check_together(values: dict[str, Any]) -> None:
     _check_halting(values)
 
 
+def _check_cost(gate: str, weight: float, budget: float) -> None:
+    if (weight or budget) and (gate == "none" or (weight and budget)):
+        raise UsageError(
+            f"halting.cost_weight={weight} and halting.budget={budget} with halting.gate={gate!r}: "
+            + ("no length is learned; set both to 0" if gate == "none" else "set one of them to 0")
+        )
+
+
 def _check_halting(values: dict[str, Any]) -> None:
     gate, rates, steps = values["halting.gate"], values["inner.rates"], values["inner.num_steps"]
     flow, length = values["inner.meta_gradient"], values["halting.initial_length"]
@@ -375,12 +383,7 @@ def _check_halting(values: dict[str, Any]) -> None:
             f"inner.meta_gradient={flow!r} needs outer.objective='final' and "
             "inner.first_order_until=0"
         )
-    weight, budget = values["halting.cost_weight"], values["halting.budget"]
-    if (weight or budget) and (gate == "none" or (weight and budget)):
-        raise UsageError(
-            f"halting.cost_weight={weight} and halting.budget={budget} with halting.gate={gate!r}: "
-            + ("no length is learned; set both to 0" if gate == "none" else "set one of them to 0")
-        )
+    _check_cost(gate, values["halting.cost_weight"], values["halting.budget"])
     if gate == "none":
         return
     if steps == 0 or ALGORITHMS[values["algorithm"]].train_steps(steps) == 0:

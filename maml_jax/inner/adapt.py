@@ -108,6 +108,18 @@ def _keeping_dtypes(optimizer: optax.GradientTransformation) -> tuple[Any, Any]:
     return optimizer.init, update
 
 
+def _add_proximal(
+    proximal: float, loss: Array, grads: Params, moving: Params, origin: Params
+) -> tuple[Array, Params]:
+    """Value, without a gradient, and gradient of loss + λ/2 ‖θ_k − θ‖²."""
+    if not proximal:
+        return loss, grads
+    away = jax.tree.map(jnp.subtract, moving, origin)
+    squared = jax.lax.stop_gradient(optax.tree.norm(away, squared=True))
+    value = loss + (proximal / 2 * squared).astype(loss.dtype)
+    return value, jax.tree.map(lambda g, d: g + proximal * d, grads, away)
+
+
 def _move(params: Params, alphas: PyTree, gates: PyTree, directions: Params) -> Params:
     def move(p: Array, alpha: Array, gate: Array, direction: Array) -> Array:
         return p - (alpha * gate * direction).astype(p.dtype)
@@ -208,12 +220,7 @@ def adapt(
         step_key = jax.random.fold_in(key, k)
         value, grads = inner_gradient(moving, fixed, support, step_key, k, closed_over)
         loss, aux = jax.lax.stop_gradient(value)
-        objective = loss
-        if proximal:
-            away = jax.tree.map(jnp.subtract, moving, origin)
-            grads = jax.tree.map(lambda g, d: g + proximal * d, grads, away)
-            squared = jax.lax.stop_gradient(optax.tree.norm(away, squared=True))
-            objective = loss + (proximal / 2 * squared).astype(loss.dtype)
+        objective, grads = _add_proximal(proximal, loss, grads, moving, origin)
         gates = halting(meta_params.halting, moving, k)
         alphas = rates(meta_params.learning_rates, moving, k)
         extra_args = {"gate": gates, "step_size": alphas, "value": objective}
