@@ -313,8 +313,8 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
         settings.append([key, text])
     title = f"{config.algorithm} on {config.task.name}, {run.record['meta_step']} meta-steps"
     episodes = (
-        f"{run.record['num_episodes']} held-out episodes, {run.record['shots']} support examples a "
-        "class, mean ± 95% confidence interval."
+        f"{run.record['num_episodes']} held-out {run.record['shots']}-shot episodes, "
+        "mean ± 95% confidence interval."
     )
     path = workdir / "report.html"
     path.write_text(

@@ -64,7 +64,7 @@ def _share_on(gates: PyTree, moving: Params, params: Params) -> Array:
     return sum(on, jnp.zeros(())) / max(total, 1)
 
 
-def _check_arguments(
+def _check(
     make_optimizer: MakeOptimizer,
     meta_params: MetaParams,
     halting: GateFn,
@@ -195,9 +195,7 @@ def adapt(
     References:
       Finn, Abbeel, Levine, Model-Agnostic Meta-Learning, ICML 2017, arXiv:1703.03400.
     """
-    flow = _check_arguments(
-        *(make_optimizer, meta_params, halting, num_steps, meta_gradient, proximal)
-    )
+    flow = _check(make_optimizer, meta_params, halting, num_steps, meta_gradient, proximal)
     origin, fixed = split_params(meta_params.init, adapts)
     init_optimizer, update = _keeping_dtypes(make_optimizer(meta_params.optimizer))
     carry = (origin, init_optimizer(origin)) if carry is None else carry
