@@ -64,8 +64,11 @@ def main(_: list[str]) -> None:
     print(
         f"inner compute C: {compute / 1e6:.4g} MFLOP a task, {compute / full:.0%} of {most} steps"
     )
-    for line in studies.optimizer_lines(experiment.config, state.meta_params):
-        print(line)
+    for name, of in schedule.learned(state.meta_params).items():
+        if not name.startswith("rate/"):  # these are in the table
+            print(f"{name}: {of['min']:.4g} to {of['max']:.4g}, mean {of['mean']:.4g}")
+    if own := studies.optimizer_flops(experiment.config):
+        print(f"not in C: {own / 1e6:.4g} MFLOP a full step for products of the inner optimizer")
     if caps:
         print_cut(experiment, state.meta_params, caps)
 

@@ -20,10 +20,8 @@ from maml_jax.config import differences
 from maml_jax.errors import DivergedError, UsageError
 from maml_jax.experiment import build
 from maml_jax.inner.compute import count_flops
-from maml_jax.inner.optimizers import CONSTRAINTS
 from maml_jax.metrics import read_metrics
 from maml_jax.training import open_workdir, read_config, read_evaluation, train_and_evaluate
-from maml_jax.types import MetaParams
 
 TUNING_SEED = 1_000  # and following, which no reported run has
 
@@ -210,26 +208,6 @@ def optimizer_flops(config: ConfigDict) -> float:
     plain = ConfigDict(config.to_dict())
     plain.inner.optimizer, plain.inner.learn_optimizer = "sgd", "none"
     return of_step(config) - of_step(plain)
-
-
-def optimizer_lines(config: ConfigDict, meta_params: MetaParams) -> list[str]:
-    """What is learned of the inner optimizer, and what C leaves out of it, a line each."""
-    lines = []
-    for name, learned in meta_params.optimizer.items():
-        leaves = jax.tree.leaves(learned)
-        if config.inner.learn_optimizer == "none":
-            continue
-        if name == "matrices":
-            away = max(np.abs(matrix - np.eye(len(matrix))).max() for matrix in leaves)
-            lines.append(f"matrices: at most {away:.3g} from the identity")
-            continue
-        values = np.concatenate([np.ravel(CONSTRAINTS[name].to_value(leaf)) for leaf in leaves])
-        span = f"{values.min():.4g} to {values.max():.4g}"
-        lines.append(f"{name}: {span}, mean {values.mean():.4g}")
-    if own := optimizer_flops(config):
-        products = f"{own / 1e6:.4g} MFLOP a full step for products of {config.inner.optimizer}"
-        lines.append(f"not in C: {products}")
-    return lines
 
 
 def _run_arm(study: Study, arm: str, root: pathlib.Path) -> dict[str, Any]:

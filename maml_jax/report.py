@@ -280,6 +280,16 @@ def _lengths_table(run: Run) -> str:
     )
 
 
+def _learned_table(run: Run) -> str:
+    """Learned step sizes and values of the inner optimizer; of a matrix M, M - I."""
+    if "learned" not in run.record:
+        return ""
+    rows = [["learned", "min", "mean", "max"]]
+    for name, of in run.record["learned"].items():
+        rows.append([name, *(f"{of[column]:.4g}" for column in rows[0][1:])])
+    return _table(rows)
+
+
 def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
     """Writes workdir/report.html and its PNGs.
 
@@ -320,8 +330,8 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
     path.write_text(
         "<!doctype html><meta charset=utf-8><style>body{font:16px sans-serif;max-width:70em;"
         "margin:2em auto}td,th{padding:.2em .8em;text-align:left}img{max-width:100%}</style>"
-        f"<title>{title}</title><h1>{title}</h1><p>{episodes}</p>{_results_table(runs)}{_lengths_table(run)}"
-        f"{''.join(images)}<h2>Config</h2><p><code>{html.escape(run.record['command'])}</code></p>"
-        f"{_table(settings)}\n"
+        f"<title>{title}</title><h1>{title}</h1><p>{episodes}</p>{_results_table(runs)}"
+        f"{_lengths_table(run)}{_learned_table(run)}{''.join(images)}<h2>Config</h2>"
+        f"<p><code>{html.escape(run.record['command'])}</code></p>{_table(settings)}\n"
     )
     return path

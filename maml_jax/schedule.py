@@ -15,6 +15,7 @@ from maml_jax.inner.compute import StepCosts, inner_compute, step_costs
 from maml_jax.inner.groups import expand, with_paths
 from maml_jax.inner.halting import Halting
 from maml_jax.inner.learning_rates import RATES
+from maml_jax.inner.optimizers import learned_values
 from maml_jax.problems import Problem
 from maml_jax.types import MetaParams, Params
 
@@ -108,6 +109,18 @@ class Schedule:
             for k in range(max(self._config.eval.num_steps, 1))
         ]
         return {path: np.stack([np.asarray(at[path]) for at in per_step]) for path in per_step[0]}
+
+    def learned(self, meta_params: MetaParams) -> dict[str, dict[str, float]]:
+        """Name -> min, mean and max of the step sizes and of the inner optimizer, where learned."""
+        values: dict[str, Any] = {}
+        if automatic(self._config)["inner.rates"] != "fixed":
+            values |= {f"rate/{path}": alpha for path, alpha in self.rates(meta_params).items()}
+        if self._config.inner.learn_optimizer != "none":
+            values |= jax.device_get(learned_values(meta_params.optimizer))
+        return {
+            name: {"min": float(of.min()), "mean": float(of.mean()), "max": float(of.max())}
+            for name, of in values.items()
+        }
 
     def compute(self, lengths: dict[str, np.ndarray], num_steps: int | None = None) -> float:
         """C, FLOPs of adapting to one evaluation episode, in the first steps or in all."""

@@ -308,6 +308,8 @@ def _evaluate_state(experiment: Experiment, state: TrainState) -> dict[str, Any]
         "inner_compute": [schedule.compute(lengths, k) for k in range(config.eval.num_steps + 1)],
         **_estimates(evaluation),
     }
+    if learned := schedule.learned(state.meta_params):
+        record["learned"] = learned
     if schedule.halting is not None:
         record["lengths"] = schedule.summary(state.meta_params)
         record["length_counts"] = schedule.counts(state.meta_params)

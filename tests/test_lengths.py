@@ -40,7 +40,7 @@ FIGURES = (
 
 
 def adaptive_config() -> ConfigDict:
-    """Lengths that move apart within 60 meta-steps, at a budget with a dual variable."""
+    """Lengths that move apart within 60 meta-steps, at a budget; learned rates and momenta."""
     return tiny_config(
         algorithm="adaptive_k",
         halting__gate="ramp",
@@ -50,6 +50,10 @@ def adaptive_config() -> ConfigDict:
         halting__budget=0.4,
         halting__dual_rate=0.02,
         inner__learning_rate=0.02,
+        inner__rates="tensor",
+        inner__optimizer="heavy_ball",
+        inner__momentum=0.5,
+        inner__learn_optimizer="tensor",
         model__kernel_init="he",
         outer__halting_learning_rate=0.2,
     )
@@ -131,6 +135,37 @@ def test_the_report_has_the_figures_of_lengths(finished: pathlib.Path) -> None:
         assert f'src="{name}.png"' in page
         assert (finished / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     assert "soft gates" in page
+    assert "<td>momentum/head/bias</td>" in page
+
+
+@pytest.mark.parametrize(
+    ("settings", "learned"),
+    [
+        ({}, {}),
+        ({"rates": "scalar"}, {f"rate/{path}": 0.01 for path in TENSORS}),
+        ({"optimizer": "heavy_ball"}, {}),
+        (
+            {"optimizer": "heavy_ball", "learn_optimizer": "layer"},
+            {"momentum/dense_0": 0.9, "momentum/head": 0.9},
+        ),
+        ({"optimizer": "barzilai_borwein", "learn_optimizer": "global"}, {"step": 0.01}),
+        (
+            {"optimizer": "meta_curvature", "learn_optimizer": "global"},
+            {"matrices/dense_0/kernel/1": 0.0, "matrices/head/kernel/0": 0.0},
+        ),
+    ],
+)
+def test_what_is_learned_of_rates_and_optimizer_is_told(
+    settings: dict[str, str], learned: dict[str, float]
+) -> None:
+    config = tiny_config(
+        algorithm="maml", **{f"inner__{key}": value for key, value in settings.items()}
+    )
+    experiment = build(config)
+    told = experiment.schedule.learned(experiment.init().meta_params)
+    assert bool(told) == bool(learned)
+    for name, value in learned.items():
+        assert told[name] == pytest.approx({"min": value, "mean": value, "max": value})
 
 
 def test_inspect_prints_a_row_for_every_tensor(
@@ -150,6 +185,10 @@ def test_inspect_prints_a_row_for_every_tensor(
         assert [low, mean, high] == [f"{x:.2f}" for x in (value.min(), value.mean(), value.max())]
     compute = json.loads((finished / "evaluation.json").read_text())["inner_compute"][-1]
     assert f"{compute / 1e6:.4g} MFLOP" in done.stdout
+    learned = json.loads((finished / "evaluation.json").read_text())["learned"]
+    assert learned.keys() == {f"{of}/{path}" for of in ("rate", "momentum") for path in TENSORS}
+    assert learned["momentum/head/bias"]["mean"] != pytest.approx(0.5, abs=1e-3)
+    assert f"momentum/head/bias: {learned['momentum/head/bias']['min']:.4g} to " in done.stdout
 
 
 def test_inspect_shows_what_long_lengths_are_worth(

@@ -24,7 +24,6 @@ from experiments import (
 )
 from maml_jax.config import automatic, differences, validate
 from maml_jax.errors import DivergedError, UsageError
-from maml_jax.experiment import build
 from maml_jax.training import load_run, train_and_evaluate
 from tests.runs import tiny_config
 
@@ -232,20 +231,6 @@ def test_a_finished_run_is_not_taken_for_one_with_another_evaluation(
     assert (tmp_path / "maml_101" / "config.json").read_text() == config
     study.family.base.eval.shots -= 1
     assert studies.run(study, tmp_path)["arms"] == first
-
-
-@pytest.mark.parametrize(
-    ("optimizer", "lines"),
-    [
-        ("meta_curvature", ["matrices: at most 0 from the identity", "not in C: "]),
-        ("barzilai_borwein", ["step: 0.01 to 0.01, mean 0.01"]),
-    ],
-)
-def test_what_is_learned_of_the_inner_optimizer_is_shown(optimizer: str, lines: list[str]) -> None:
-    config = tiny_config(inner__optimizer=optimizer, inner__learn_optimizer="global")
-    shown = studies.optimizer_lines(config, build(config).init().meta_params)
-    assert len(shown) == len(lines)
-    assert all(line.startswith(start) for line, start in zip(shown, lines, strict=True))
 
 
 def with_lengths(*seeds: tuple[float, float, float]) -> dict[str, Any]:

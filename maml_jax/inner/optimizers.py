@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from maml_jax.inner import accelerated
-from maml_jax.inner.groups import expand, group
+from maml_jax.inner.groups import expand, group, with_paths
 from maml_jax.types import Array, Params, PyTree
 
 MakeOptimizer = Callable[[PyTree], optax.GradientTransformation]
@@ -237,6 +237,20 @@ def initial_hyper_params(
         else:
             hyper[key] = value
     return hyper
+
+
+def learned_values(hyper_params: Mapping[str, Any]) -> dict[str, Array]:
+    """Name/group -> values that are learned, in their range; of a matrix M, M - I."""
+    values = {}
+    for name, learned in hyper_params.items():
+        for path, leaf in with_paths(learned).items():
+            value = (
+                leaf - jnp.eye(len(leaf))
+                if name == "matrices"
+                else CONSTRAINTS[name].to_value(leaf)
+            )
+            values[f"{name}/{path}".rstrip("/")] = value
+    return values
 
 
 def make_inner_optimizer(
