@@ -11,7 +11,7 @@ import pathlib
 from absl import flags
 from tqdm import tqdm
 
-from experiments import cli, results_io
+from experiments import cli, results_io, study_cli
 from experiments.study_cli import ARMS, WORKDIR
 from maml_jax import provenance
 from maml_jax.errors import UsageError
@@ -26,11 +26,8 @@ def medians(workdir: pathlib.Path, arm: str, caps: list[int]) -> dict[int, list[
     Raises:
       UsageError: the folder has no run of the arm, or the arm learns no lengths.
     """
-    runs = sorted(workdir.glob(f"{arm}_[0-9][0-9][0-9]"))
-    if not runs:
-        raise UsageError(f"--workdir={workdir} has no runs of --arms={arm}")
     losses: dict[int, list[float]] = {}
-    for run in tqdm(runs, desc=arm):
+    for run in tqdm(study_cli.trained(workdir, arm), desc=arm):
         experiment, state = load_run(run)
         most = experiment.schedule.most
         for cap in (most, *(cap for cap in caps if cap < most)):

@@ -30,6 +30,18 @@ def family() -> Family:
     return studies.family(TASK.value, STEPS.value)
 
 
+def trained(workdir: pathlib.Path, arm: str) -> list[pathlib.Path]:
+    """Folders of an arm's runs, one a seed.
+
+    Raises:
+      UsageError: the folder has no run of the arm.
+    """
+    runs = sorted(workdir.glob(f"{arm}_[0-9][0-9][0-9]"))
+    if not runs:
+        raise UsageError(f"--workdir={workdir} has no runs of --arms={arm}")
+    return runs
+
+
 def _kept(name: str, study: Study, chosen: Mapping[str, Arm]) -> dict[str, Any]:
     """With --extend the arms that stay in the kept result; no arm of it may be lost."""
     there = (results_io.RESULTS / f"{name}.json").exists()

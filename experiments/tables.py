@@ -379,6 +379,28 @@ def length_caps() -> str:
     return f"{_markdown(head, rows)}\n\n{record['hardware']}; `{record['command']}`."
 
 
+def length_rates() -> str:
+    """Mean size of a step and momentum of the parameters of every class of lengths."""
+    record = results_io.read("length_rates")
+
+    def cell(row: dict[str, Any]) -> str:
+        if not row["count"]:
+            return ""
+        momentum = f", μ {row['momentum']:.2f}" if "momentum" in row else ""
+        return f"{row['count']}: {row['rate']:.4f}{momentum}"
+
+    tensors = [
+        (arm, path, of) for arm, every in record["arms"].items() for path, of in every.items()
+    ]
+    rows = [[arm, path, *map(cell, of)] for arm, path, of in tensors]
+    ends = [row["lengths"] for row in tensors[0][2]]
+    head = [f"K {low} to {high}" if high else f"K {low} and more" for low, high in ends]
+    return (
+        f"{_markdown(['arm', 'tensor', *head], rows)}\n\n"
+        f"{record['hardware']}; `{record['command']}`."
+    )
+
+
 def lengths(name: str, shown: tuple[str, ...]) -> str:
     """Learned lengths of arms of a kept study, tensor by tensor."""
     arms = results_io.read(name)["arms"]
@@ -508,6 +530,7 @@ TABLES: dict[str, Callable[[], str]] = {
             rates,
             halted_early,
             length_caps,
+            length_rates,
             prices,
             images,
             benchmark_convolution,

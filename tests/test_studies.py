@@ -17,6 +17,7 @@ from experiments import (
     frontier,
     halting_study,
     length_caps,
+    length_rates,
     results_io,
     studies,
     study_cli,
@@ -324,6 +325,35 @@ def test_long_lengths_are_cut(tmp_path: pathlib.Path) -> None:
     assert whole[-1] != whole[0]
     with pytest.raises(UsageError, match="no runs of --arms=maml"):
         length_caps.medians(tmp_path, "maml", [0])
+
+
+def test_long_lengths_are_told_with_their_rates(tmp_path: pathlib.Path) -> None:
+    config = tiny_config(
+        algorithm="adaptive_k",
+        inner__num_steps=2,
+        inner__rates="parameter",
+        inner__optimizer="heavy_ball",
+        inner__learn_optimizer="parameter",
+        num_meta_steps=20,
+    )
+    train_and_evaluate(config, tmp_path / "adaptive_k_102")
+    told = length_rates.classes(tmp_path, "adaptive_k", [0, 1, 2])
+    experiment, state = load_run(tmp_path / "adaptive_k_102")
+    lengths = experiment.schedule.lengths(state.meta_params)
+    rates = experiment.schedule.rates(state.meta_params)
+    logits = state.meta_params.optimizer["momentum"]
+    assert told.keys() == lengths.keys()
+    for path, rows in told.items():
+        assert [row["lengths"] for row in rows] == [[0, 0], [1, 1], [2, None]]
+        assert [row["count"] for row in rows] == [np.sum(lengths[path] == k) for k in range(3)]
+        for k, row in enumerate(rows):
+            inside = lengths[path] == k
+            if not inside.any():
+                continue
+            assert row["length"] == k
+            assert row["rate"] == pytest.approx(np.abs(rates[path][0][inside]).mean())
+            momentum = 1 / (1 + np.exp(-np.asarray(logits[path])[inside]))
+            assert row["momentum"] == pytest.approx(momentum.mean(), rel=1e-5)
 
 
 def accelerated_record(measure: str, scores: dict[str, float]) -> dict[str, Any]:

@@ -1,0 +1,76 @@
+"""Which step sizes and momenta long lengths come with: a study's trained runs, class by class.
+
+python -m experiments.length_rates --workdir=runs/acceleration_sinusoid --arms=gd_rates_parameter
+
+Keeps its result in experiments/results/length_rates.json.
+"""
+
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from tqdm import tqdm
+
+from experiments import cli, results_io, study_cli
+from experiments.study_cli import ARMS, WORKDIR
+from maml_jax import provenance
+from maml_jax.errors import UsageError
+from maml_jax.inner.optimizers import learned_values
+from maml_jax.training import load_run
+
+_FROM = flags.DEFINE_list("from", ["1", "6", "10"], "shortest length of every class")
+
+
+def classes(
+    workdir: pathlib.Path, arm: str, shortest: list[int]
+) -> dict[str, list[dict[str, Any]]]:
+    """What the parameters of every class of lengths have in common, over all seeds' runs.
+
+    Returns:
+      Path of a tensor -> one row a class: `lengths`, its shortest and longest; `count` of the
+      parameters; means over them of `length`, of `rate`, the step size's absolute value, and of
+      `momentum`, where there is one.
+
+    Raises:
+      UsageError: the folder has no run of the arm.
+    """
+    found: dict[str, list[np.ndarray]] = {}  # path -> [length, |rate|, momentum] of all parameters
+    for run in tqdm(study_cli.trained(workdir, arm), desc=arm):
+        experiment, state = load_run(run)
+        schedule, meta_params = experiment.schedule, state.meta_params
+        optimizer = jax.device_get(learned_values(meta_params.optimizer))
+        rates = schedule.rates(meta_params)
+        for path, lengths in schedule.lengths(meta_params).items():
+            momentum = optimizer.get(f"momentum/{path}", np.nan)
+            values = (lengths, np.abs(rates[path][0]), momentum)
+            found.setdefault(path, []).append(
+                np.stack([np.broadcast_to(value, lengths.shape).ravel() for value in values])
+            )
+    return {path: _by_length(np.concatenate(of, axis=1), shortest) for path, of in found.items()}
+
+
+def _by_length(values: np.ndarray, shortest: list[int]) -> list[dict[str, Any]]:
+    rows = []
+    for low, after in zip(shortest, [*shortest[1:], None], strict=True):
+        inside = values[:, (values[0] >= low) & (values[0] < (after or np.inf))]
+        row: dict[str, Any] = {"lengths": [low, after and after - 1], "count": inside.shape[1]}
+        if inside.size:
+            means = zip(("length", "rate", "momentum"), inside.mean(1).tolist(), strict=True)
+            row |= {name: mean for name, mean in means if not np.isnan(mean)}
+        rows.append(row)
+    return rows
+
+
+def main(_: list[str]) -> None:
+    """Reads the runs and keeps."""
+    if not ARMS.value:
+        raise UsageError("no arms are named; use --arms=gd_rates_parameter")
+    workdir, shortest = pathlib.Path(WORKDIR.value), cli.whole_numbers(_FROM)
+    arms = {arm: classes(workdir, arm, shortest) for arm in ARMS.value}
+    print(results_io.write("length_rates", {**provenance.describe(), "arms": arms}))
+
+
+if __name__ == "__main__":
+    cli.run(main)
