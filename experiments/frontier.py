@@ -7,6 +7,9 @@ left of a median loss, or the upper left of an accuracy, is best. Of the study o
 methods the best gradient descent and the best four others, at each K_max; a hollow marker is where
 an arm ends with its optimizer's own matrix products, which C leaves out, in all its steps (at most:
 a tensor that has halted needs none). Writes experiments/results/frontier_TASK.png.
+
+Of the sinusoid also median loss against the 99th percentile of K, a curve an arm over the prices of
+a step that it was trained at: experiments/results/prices.png.
 """
 
 from typing import Any
@@ -16,7 +19,7 @@ import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
-from experiments import cli, results_io, studies, task_flag
+from experiments import cli, results_io, studies, tables, task_flag
 from experiments.task_flag import TASK
 
 flags.adopt_module_key_flags(task_flag)
@@ -93,11 +96,35 @@ def draw(task: str) -> Figure:
     return figure
 
 
+def draw_prices() -> Figure:
+    """Mean over seeds with 95% t-intervals; labelled with the price."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for arm, of in tables.priced().items():
+        (p99, p99_ci), (loss, loss_ci) = (
+            np.transpose([studies.paired_interval(measure(runs), 0.0) for runs in of.values()])
+            for measure in (
+                lambda runs: studies.of_lengths(runs, "p99"),
+                lambda runs: studies.last(runs, "loss_median"),
+            )
+        )
+        axes.errorbar(p99, loss, loss_ci, p99_ci, marker="o", capsize=2, label=arm, alpha=0.8)
+        for price, x, y in zip(of, p99, loss, strict=True):
+            axes.annotate(f"{price}", (x, y), (4, 4), textcoords="offset points")
+    axes.set(xlabel="99th percentile of K", ylabel="median loss of test tasks", yscale="log")
+    axes.legend(title="at a price of a step", fontsize="small")
+    return figure
+
+
 def main(_: list[str]) -> None:
     """Draws and keeps."""
-    path = results_io.RESULTS / f"frontier_{TASK.value}.png"
-    draw(TASK.value).savefig(path, dpi=100)
-    print(path)
+    figures = {f"frontier_{TASK.value}": draw(TASK.value)}
+    if TASK.value == "sinusoid":
+        figures["prices"] = draw_prices()
+    for name, figure in figures.items():
+        path = results_io.RESULTS / f"{name}.png"
+        figure.savefig(path, dpi=100)
+        print(path)
 
 
 if __name__ == "__main__":

@@ -297,7 +297,7 @@ def last(runs: Sequence[Mapping[str, Any]], measure: str) -> np.ndarray:
     return np.array([run[measure][-1] for run in runs])
 
 
-def paired_interval(values: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
+def paired_interval(values: np.ndarray, reference: np.ndarray | float) -> tuple[float, float]:
     """Mean of the seed-paired differences, and the half-width of its 95% t-interval."""
     difference = values - reference
     spread = difference.std(ddof=1) / np.sqrt(difference.size)

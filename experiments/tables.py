@@ -341,26 +341,44 @@ def shorter(name: str) -> str:
     return _markdown(["arm", "p99 of K", *of_descents, "products of the optimizer"], rows)
 
 
-PRICES = {"1": "", "4": "_cost_4", "16": "_cost_16"}  # of a step -> kept study
+PRICES = {1: "", 4: "_cost_4", 16: "_cost_16"}  # of a step -> kept study
+
+
+def priced() -> dict[str, dict[int, list[dict[str, Any]]]]:
+    """Arm -> price of a step -> its runs, of arms that were trained at several prices."""
+    studied = {
+        price: results_io.read(f"acceleration_sinusoid_20{of}")["arms"]
+        for price, of in PRICES.items()
+    }
+    arms = {
+        arm: {price: of[arm]["runs"] for price, of in studied.items() if arm in of}
+        for arm in studied[1]
+    }
+    return {arm: of for arm, of in arms.items() if len(of) > 1}
 
 
 def prices() -> str:
-    """Median loss and 99th percentile of K at each price of a step, of arms that have several."""
-    studied = {price: _arms(f"acceleration_sinusoid_20{of}") for price, of in PRICES.items()}
+    """Median loss and 99th percentile of K at each price, against the reference at price 1."""
+    arms = priced()
+    reference = arms[results_io.read("acceleration_sinusoid_20")["reference"]][1]
+    measures: dict[str, tuple[Callable[[Any], np.ndarray], str]] = {
+        "median": (lambda runs: studies.last(runs, "loss_median"), ".4f"),
+        "p99 of K": (lambda runs: studies.of_lengths(runs, "p99"), ".1f"),
+    }
 
-    def cell(arms: dict[str, dict[str, Any]], arm: str) -> str:
-        return (
-            f"{arms[arm]['loss_median']['mean']:.4f} / {arms[arm]['p99']:.1f}"
-            if arm in arms
-            else ""
-        )
+    def cell(runs: list[dict[str, Any]], measure: str) -> str:
+        of, form = measures[measure]
+        if runs is reference:
+            return f"{of(runs).mean():{form}}"
+        difference, half_width = studies.paired_interval(of(runs), of(reference))
+        return f"{of(runs).mean():{form}} ({difference:+{form}} ± {half_width:{form}})"
 
     rows = [
-        [arm, *(cell(arms, arm) for arms in studied.values())]
-        for arm in studied["1"]
-        if sum(arm in arms for arms in studied.values()) > 1
+        [arm, measure, *(cell(of[price], measure) if price in of else "" for price in PRICES)]
+        for arm, of in arms.items()
+        for measure in measures
     ]
-    return _markdown(["arm, median / p99", *(f"price {price}" for price in studied)], rows)
+    return _markdown(["arm", "", *(f"price {price}" for price in PRICES)], rows)
 
 
 def length_caps() -> str:
