@@ -1,5 +1,6 @@
 """What all binaries share: errors as one line, exit codes, checked config flags."""
 
+import json
 import pathlib
 import runpy
 import sys
@@ -55,6 +56,20 @@ def whole_numbers(flag: flags.FlagHolder) -> list[int]:
             f"--{flag.name}={','.join(flag.value)} is not a list of whole numbers, as 5,10"
         )
     return [int(entry) for entry in flag.value]
+
+
+def print_record(record: dict[str, Any]) -> None:
+    """Mean and 95% interval after every inner step, then all as one line of JSON."""
+    measure = "accuracy" if "accuracy" in record else "loss"
+    columns = {"": record, ", selected by validation": record.get("selected")}
+    for step in range(len(record[measure])):
+        shown = [
+            f"{measure} {of[measure][step]:.4f} ± {of[f'{measure}_ci95'][step]:.4f}{name}"
+            for name, of in columns.items()
+            if of is not None
+        ]
+        print(f"after {step:3d} steps: {'; '.join(shown)}")
+    print(json.dumps(record))
 
 
 def _check_card(value: str) -> None:

@@ -5,7 +5,6 @@ The last line of output is one JSON object.
 python -m experiments.evaluate --workdir=runs/sinusoid --shots=20
 """
 
-import json
 import pathlib
 
 from absl import flags
@@ -26,17 +25,7 @@ def main(_: list[str]) -> None:
     from maml_jax.training import evaluate_run
 
     overrides = {name: flag.value for name, flag in _OVERRIDES.items() if flag.value is not None}
-    record = evaluate_run(pathlib.Path(_WORKDIR.value), overrides)
-    measure = "accuracy" if "accuracy" in record else "loss"
-    columns = {"": record, ", selected by validation": record.get("selected")}
-    for step in range(len(record[measure])):
-        shown = [
-            f"{measure} {of[measure][step]:.4f} ± {of[f'{measure}_ci95'][step]:.4f}{name}"
-            for name, of in columns.items()
-            if of is not None
-        ]
-        print(f"after {step:3d} steps: {'; '.join(shown)}")
-    print(json.dumps(record))
+    cli.print_record(evaluate_run(pathlib.Path(_WORKDIR.value), overrides))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """Trains a run, or resumes it, evaluates it and writes its report.
 
+The last line of output is one JSON object.
+
 python -m experiments.train --config=configs/sinusoid.py --workdir=runs/sinusoid
 python -m experiments.train --config=configs/sinusoid.py --workdir=runs/k5 --config.seed=1
 
 The same command resumes an interrupted run. Keys and their defaults: maml_jax/config.py.
 """
-
-import json
 
 from experiments import cli
 
@@ -21,7 +21,7 @@ def main(_: list[str]) -> None:
 
     record = train_and_evaluate(_CONFIG.value, _WORKDIR.value)
     print(f"report: {write_report(_WORKDIR.value)}")
-    print(json.dumps(record))
+    cli.print_record(record)
 
 
 if __name__ == "__main__":
