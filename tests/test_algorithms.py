@@ -334,9 +334,11 @@ def train_row(name, devices=1, dispatches=(4, 4)):
     return train(on_devices(devices, algorithm=name), dispatches)
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize(
+    "name", ["maml", "reptile", "imaml", "maml_plus_plus", "sparse_relu_maml", "adaptive_k"]
+)
 def test_neither_devices_nor_dispatches_change_a_run(name):
-    """Both at once: four steps on one device, and two times two on four."""
+    """Both at once: four steps on one device, and two times two on four; one row a kind."""
     one, four = train_row(name)[0][1], train_row(name, 4, (2, 2))[0][-1]
     assert int(one.step) == int(four.step) == 4
 

@@ -73,7 +73,8 @@ def test_from_config_to_report(data: pathlib.Path, tmp_path: pathlib.Path) -> No
 
 @pytest.mark.parametrize("normalization", ["support", "per_step", "group"])
 def test_every_normalization_trains(data: pathlib.Path, normalization: str) -> None:
-    config = image_config(data, model__normalization=normalization)
+    """Meta-gradients of conv4 with each of them: tests/models."""
+    config = image_config(data, model__name="mlp", model__normalization=normalization)
     experiment = build(config)
     state, metrics = experiment.train(experiment.init(), 3)
     assert np.isfinite(float(metrics["loss"]))

@@ -315,19 +315,7 @@ def test_products_of_an_inner_optimizer_are_counted() -> None:
     assert studies.optimizer_flops(tiny_config(inner__optimizer="heavy_ball")) == 0
 
 
-def test_long_lengths_are_cut(tmp_path: pathlib.Path) -> None:
-    config = tiny_config(algorithm="adaptive_k", inner__num_steps=2, num_meta_steps=20)
-    train_and_evaluate(config, tmp_path / "adaptive_k_102")
-    losses = length_caps.medians(tmp_path, "adaptive_k", [0])
-    experiment, state = load_run(tmp_path / "adaptive_k_102")
-    whole = experiment.evaluate(state.meta_params, "validation").estimates["loss"].median
-    assert losses == {2: [whole[-1]], 0: [whole[0]]}
-    assert whole[-1] != whole[0]
-    with pytest.raises(UsageError, match="no runs of --arms=maml"):
-        length_caps.medians(tmp_path, "maml", [0])
-
-
-def test_long_lengths_are_told_with_their_rates(tmp_path: pathlib.Path) -> None:
+def test_long_lengths_are_cut_and_told_with_their_rates(tmp_path: pathlib.Path) -> None:
     config = tiny_config(
         algorithm="adaptive_k",
         inner__num_steps=2,
@@ -337,8 +325,15 @@ def test_long_lengths_are_told_with_their_rates(tmp_path: pathlib.Path) -> None:
         num_meta_steps=20,
     )
     train_and_evaluate(config, tmp_path / "adaptive_k_102")
-    told = length_rates.classes(tmp_path, "adaptive_k", [0, 1, 2])
     experiment, state = load_run(tmp_path / "adaptive_k_102")
+    losses = length_caps.medians(tmp_path, "adaptive_k", [0])
+    whole = experiment.evaluate(state.meta_params, "validation").estimates["loss"].median
+    assert losses == {2: [whole[-1]], 0: [whole[0]]}
+    assert whole[-1] != whole[0]
+    with pytest.raises(UsageError, match="no runs of --arms=maml"):
+        length_caps.medians(tmp_path, "maml", [0])
+
+    told = length_rates.classes(tmp_path, "adaptive_k", [0, 1, 2])
     lengths = experiment.schedule.lengths(state.meta_params)
     rates = experiment.schedule.rates(state.meta_params)
     logits = state.meta_params.optimizer["momentum"]

@@ -48,15 +48,16 @@ def test_a_run_leaves_metrics_events_checkpoints_and_a_record(finished: pathlib.
 
 def test_training_learns(tmp_path: pathlib.Path) -> None:
     config = tiny_config(
-        num_meta_steps=2_000,
+        num_meta_steps=1_000,
         steps_per_dispatch=1_000,
         outer__learning_rate=5e-3,
-        meta_batch_size=24,
+        meta_batch_size=16,
         model__hidden=(40, 40),
-        eval__num_episodes=200,
+        eval__num_episodes=100,
         eval__shots=10,
     )
     record = train_and_evaluate(config, tmp_path)
+    # Seeds 0 to 2 end at 0.31 to 0.44 of the first, and 0.11 to 0.20.
     # Medians: after more steps than it was trained for, a rare task diverges and spoils the mean.
     before, after_1, after_10 = (record["loss_median"][step] for step in (0, 1, 10))
     assert after_1 < 0.5 * before
