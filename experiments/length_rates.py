@@ -30,7 +30,7 @@ def classes(
 
     Returns:
       Path of a tensor -> one row a class: `lengths`, its shortest and longest; `count` of the
-      parameters; means over them of `length`, of `rate`, the step size's absolute value, and of
+      parameters; means over them of `length`, of `rate`, the first step's absolute size, and of
       `momentum`, where there is one.
 
     Raises:
