@@ -2,39 +2,91 @@
 
 python -m experiments.length_caps --workdir=runs/acceleration_sinusoid --arms=gd,meta_curvature
 
-Median loss over validation tasks, nothing trained again. Keeps its result in
-experiments/results/length_caps.json.
+--tensors=head also cuts the lengths of these tensors alone, as they are and with step sizes so much
+larger that as many steps' worth is left: whether larger steps could stand for more of them.
+
+Median loss over validation tasks, or accuracy; nothing trained again. Keeps its result in
+experiments/results/length_caps_TASK.json.
 """
 
 import pathlib
+from collections.abc import Iterator
 
+import jax
 from absl import flags
 from tqdm import tqdm
 
-from experiments import cli, results_io, study_cli
+from experiments import cli, results_io, study_cli, task_flag
 from experiments.study_cli import ARMS, WORKDIR
+from experiments.task_flag import TASK
 from maml_jax import provenance
+from maml_jax.config import automatic
 from maml_jax.errors import UsageError
+from maml_jax.experiment import Experiment
+from maml_jax.inner.groups import path_of
 from maml_jax.training import load_run
+from maml_jax.types import MetaParams
 
+flags.adopt_module_key_flags(task_flag)
 _CAPS = flags.DEFINE_list("caps", ["15", "10", "5"], "lengths to cut longer ones to")
+_TENSORS = flags.DEFINE_string(
+    "tensors", "", "first part of the paths of tensors that are also cut alone"
+)
 
 
-def medians(workdir: pathlib.Path, arm: str, caps: list[int]) -> dict[int, list[float]]:
-    """Largest length -> median loss of every seed's run.
+def with_larger_steps(
+    experiment: Experiment, meta_params: MetaParams, factor: float, under: str
+) -> MetaParams:
+    """The same with step sizes that many times as large, of tensors whose path begins so.
 
     Raises:
-      UsageError: the folder has no run of the arm, or the arm learns no lengths.
+      UsageError: the run's step sizes are learned in another way than one a parameter.
     """
-    losses: dict[int, list[float]] = {}
+    rates = meta_params.learning_rates
+    kind = automatic(experiment.config)["inner.rates"]
+    if kind not in ("fixed", "parameter"):
+        raise UsageError(f"--tensors={under} cannot enlarge inner.rates={kind!r}; leave it out")
+    if kind == "fixed":
+        rates = jax.tree.map(lambda _: rates, experiment.schedule.moving)
+    larger = jax.tree_util.tree_map_with_path(
+        lambda path, alpha: alpha * (factor if path_of(path).startswith(under) else 1), rates
+    )
+    return meta_params._replace(learning_rates=larger)
+
+
+def variants(
+    experiment: Experiment, meta_params: MetaParams, caps: list[int], tensors: str
+) -> Iterator[tuple[str, MetaParams]]:
+    """Label and meta-parameters: as trained, then what every cap makes of them."""
+    most, cut = experiment.schedule.most, experiment.schedule.cut
+    yield f"up to {most}", meta_params
+    for cap in (cap for cap in caps if cap < most):
+        yield f"cut to {cap}", cut(meta_params, cap)
+        if tensors:
+            alone = cut(meta_params, cap, tensors)
+            yield f"{tensors} cut to {cap}", alone
+            factor = most / max(cap, 1)
+            larger = with_larger_steps(experiment, alone, factor, tensors)
+            yield f"{tensors} cut to {cap}, steps {factor:.2f} times as large", larger
+
+
+def measure(
+    workdir: pathlib.Path, arm: str, caps: list[int], tensors: str = ""
+) -> dict[str, list[float]]:
+    """Label of a variant -> median loss, or accuracy, of every seed's run.
+
+    Raises:
+      UsageError: the folder has no run of the arm, or the arm learns no such lengths.
+    """
+    values: dict[str, list[float]] = {}
     for run in tqdm(study_cli.trained(workdir, arm), desc=arm):
         experiment, state = load_run(run)
-        most = experiment.schedule.most
-        for cap in (most, *(cap for cap in caps if cap < most)):
-            cut = experiment.schedule.cut(state.meta_params, cap)
-            loss = experiment.evaluate(cut, "validation").estimates["loss"]
-            losses.setdefault(cap, []).append(float(loss.median[-1]))
-    return losses
+        for label, changed in variants(experiment, state.meta_params, caps, tensors):
+            estimates = experiment.evaluate(changed, "validation").estimates
+            accuracy = estimates.get("accuracy")
+            value = estimates["loss"].median if accuracy is None else accuracy.mean
+            values.setdefault(label, []).append(float(value[-1]))
+    return values
 
 
 def main(_: list[str]) -> None:
@@ -42,8 +94,9 @@ def main(_: list[str]) -> None:
     workdir, caps = pathlib.Path(WORKDIR.value), cli.whole_numbers(_CAPS)
     if not ARMS.value:
         raise UsageError("no arms are named; use --arms=gd,meta_curvature")
-    arms = {arm: medians(workdir, arm, caps) for arm in ARMS.value}
-    print(results_io.write("length_caps", {**provenance.describe(), "arms": arms}))
+    arms = {arm: measure(workdir, arm, caps, _TENSORS.value) for arm in ARMS.value}
+    record = {**provenance.describe(), "arms": arms}
+    print(results_io.write(f"length_caps_{TASK.value}", record))
 
 
 if __name__ == "__main__":

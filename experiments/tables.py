@@ -381,20 +381,22 @@ def prices() -> str:
     return _markdown(["arm", "", *(f"price {price}" for price in PRICES)], rows)
 
 
-def length_caps() -> str:
-    """Median loss of trained runs with all longer lengths cut, mean over seeds."""
-    record = results_io.read("length_caps")
-    caps = list(next(iter(record["arms"].values())))
+def length_caps(task: str) -> str:
+    """Median loss or accuracy of trained runs with longer lengths cut, mean over seeds."""
+    record = results_io.read(f"length_caps_{task}")
     rows = []
     for arm, of in record["arms"].items():
-        full = np.array(of[caps[0]])
-        cells = [f"{full.mean():.4f}"]
-        for cap in caps[1:]:
-            mean, half_width = studies.paired_interval(np.array(of[cap]), full)
-            cells.append(f"{mean:+.4f} ± {half_width:.4f} ({mean / full.mean():+.0%})")
+        full, *cut = map(np.array, of.values())
+        cells = [f"{full.mean():.4f}" if task == "sinusoid" else f"{full.mean():.1%}"]
+        for mean, half_width in (studies.paired_interval(values, full) for values in cut):
+            cells.append(
+                f"{mean:+.4f} ± {half_width:.4f} ({mean / full.mean():+.0%})"
+                if task == "sinusoid"
+                else f"{100 * mean:+.1f} ± {100 * half_width:.1f}"
+            )
         rows.append([arm, *cells])
-    head = ["arm", f"up to {caps[0]}", *(f"cut to {cap}" for cap in caps[1:])]
-    return f"{_markdown(head, rows)}\n\n{record['hardware']}; `{record['command']}`."
+    labels = dict.fromkeys(label for of in record["arms"].values() for label in of)
+    return f"{_markdown(['arm', *labels], rows)}\n\n{record['hardware']}; `{record['command']}`."
 
 
 def length_rates() -> str:
@@ -535,6 +537,10 @@ TABLES: dict[str, Callable[[], str]] = {
         "acceleration_sinusoid_20",
         ("gd", "gd_rates_tensor", "gd_rates_parameter", "meta_curvature_rates"),
     ),
+    "lengths_acceleration_omniglot": partial(
+        lengths, "acceleration_omniglot_10", ("gd", "gd_rates_parameter", "meta_curvature_rates")
+    ),
+    **{f"length_caps_{task}": partial(length_caps, task) for task in ("sinusoid", "omniglot")},
     **{
         table.__name__: table
         for table in (
@@ -547,7 +553,6 @@ TABLES: dict[str, Callable[[], str]] = {
             known_lengths,
             rates,
             halted_early,
-            length_caps,
             length_rates,
             prices,
             images,

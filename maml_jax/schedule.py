@@ -85,11 +85,11 @@ class Schedule:
             for path, leaf in with_paths(self.moving).items()
         }
 
-    def cut(self, meta_params: MetaParams, most: int) -> MetaParams:
-        """The same with every longer length cut to `most`.
+    def cut(self, meta_params: MetaParams, most: int, under: str = "") -> MetaParams:
+        """The same with every longer length cut to `most`, of groups whose path begins so.
 
         Raises:
-          UsageError: the run learns no lengths.
+          UsageError: the run learns no lengths, or none of such a group.
         """
         if self.halting is None or not self.halting.kind.is_length:
             gate = automatic(self._config)["halting.gate"]
@@ -97,9 +97,12 @@ class Schedule:
         k_max = self.halting.num_steps
         if not 0 <= most <= k_max:
             raise UsageError(f"lengths cannot be cut to {most}; use 0 to inner.num_steps={k_max}")
-        return meta_params._replace(
-            halting=jax.tree.map(lambda length: jnp.minimum(length, most), meta_params.halting)
-        )
+        chosen = [path for path in meta_params.halting if path.startswith(under)]
+        if not chosen:
+            groups = ", ".join(meta_params.halting)
+            raise UsageError(f"no learned lengths are under {under!r}; choose from {groups}")
+        cut = {path: jnp.minimum(meta_params.halting[path], most) for path in chosen}
+        return meta_params._replace(halting={**meta_params.halting, **cut})
 
     def rates(self, meta_params: MetaParams) -> dict[str, np.ndarray]:
         """Path -> step sizes [K, ...] at every step, of shapes that broadcast to the tensors."""

@@ -25,6 +25,7 @@ from experiments import (
 )
 from maml_jax.config import automatic, differences, validate
 from maml_jax.errors import DivergedError, UsageError
+from maml_jax.experiment import build
 from maml_jax.training import load_run, train_and_evaluate
 from tests.runs import tiny_config
 
@@ -315,6 +316,23 @@ def test_products_of_an_inner_optimizer_are_counted() -> None:
     assert studies.optimizer_flops(tiny_config(inner__optimizer="heavy_ball")) == 0
 
 
+@pytest.mark.parametrize("rates", ["fixed", "parameter"])
+def test_steps_are_larger_where_they_shall_be(rates: str) -> None:
+    experiment = build(tiny_config(algorithm="adaptive_k", inner__rates=rates))
+    meta_params = experiment.init().meta_params
+    before = experiment.schedule.rates(meta_params)
+    larger = length_caps.with_larger_steps(experiment, meta_params, 1.5, "head")
+    for path, alpha in experiment.schedule.rates(larger).items():
+        factor = 1.5 if path.startswith("head/") else 1
+        np.testing.assert_allclose(alpha, factor * before[path], rtol=1e-6)
+
+
+def test_steps_that_cannot_be_enlarged_are_named() -> None:
+    experiment = build(tiny_config(algorithm="adaptive_k", inner__rates="scalar"))
+    with pytest.raises(UsageError, match="--tensors=head cannot enlarge"):
+        length_caps.with_larger_steps(experiment, experiment.init().meta_params, 2.0, "head")
+
+
 def test_long_lengths_are_cut_and_told_with_their_rates(tmp_path: pathlib.Path) -> None:
     config = tiny_config(
         algorithm="adaptive_k",
@@ -326,12 +344,15 @@ def test_long_lengths_are_cut_and_told_with_their_rates(tmp_path: pathlib.Path) 
     )
     train_and_evaluate(config, tmp_path / "adaptive_k_102")
     experiment, state = load_run(tmp_path / "adaptive_k_102")
-    losses = length_caps.medians(tmp_path, "adaptive_k", [0])
+    losses = length_caps.measure(tmp_path, "adaptive_k", [0], "head")
     whole = experiment.evaluate(state.meta_params, "validation").estimates["loss"].median
-    assert losses == {2: [whole[-1]], 0: [whole[0]]}
-    assert whole[-1] != whole[0]
+    assert (losses["up to 2"], losses["cut to 0"]) == ([whole[-1]], [whole[0]])
+    head_still, _ = losses["head cut to 0"], losses["head cut to 0, steps 2.00 times as large"]
+    assert len({*head_still, whole[-1], whole[0]}) == 3
     with pytest.raises(UsageError, match="no runs of --arms=maml"):
-        length_caps.medians(tmp_path, "maml", [0])
+        length_caps.measure(tmp_path, "maml", [0])
+    with pytest.raises(UsageError, match="no learned lengths are under 'tail'; choose from dense"):
+        experiment.schedule.cut(state.meta_params, 0, "tail")
 
     told = length_rates.classes(tmp_path, "adaptive_k", [0, 1, 2])
     lengths = experiment.schedule.lengths(state.meta_params)
