@@ -2,7 +2,8 @@
 
 python -m experiments.length_rates --workdir=runs/acceleration_sinusoid --arms=gd_rates_parameter
 
-Keeps its result in experiments/results/length_rates.json.
+Of arms with a step size for every step, these and how many parameters take that step instead. Keeps
+its result in experiments/results/length_rates.json.
 """
 
 import pathlib
@@ -51,6 +52,33 @@ def classes(
     return {path: _by_length(np.concatenate(of, axis=1), shortest) for path, of in found.items()}
 
 
+def steps(workdir: pathlib.Path, arm: str) -> dict[str, dict[str, list[float]]]:
+    """What happens at every step that a parameter of any seed's run takes.
+
+    Returns:
+      Path of a tensor -> `count`, how many parameters take the step, over all seeds; `rate`, the
+      step's size, mean over these.
+
+    Raises:
+      UsageError: the folder has no run of the arm.
+    """
+    found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+    for run in tqdm(study_cli.trained(workdir, arm), desc=arm):
+        experiment, state = load_run(run)
+        rates = experiment.schedule.rates(state.meta_params)
+        for path, lengths in experiment.schedule.lengths(state.meta_params).items():
+            takes = np.arange(len(rates[path]))[:, None] < lengths.ravel()
+            of_step = rates[path].reshape(len(takes), -1)
+            found.setdefault(path, []).append((takes.sum(1), (takes * of_step).sum(1)))
+    told = {}
+    for path, runs in found.items():
+        counts, sums = np.sum(runs, axis=0)
+        taken = counts > 0
+        means = sums[taken] / counts[taken]
+        told[path] = {"count": counts[taken].astype(int).tolist(), "rate": means.tolist()}
+    return told
+
+
 def _by_length(values: np.ndarray, shortest: list[int]) -> list[dict[str, Any]]:
     rows = []
     for low, after in zip(shortest, [*shortest[1:], None], strict=True):
@@ -68,8 +96,13 @@ def main(_: list[str]) -> None:
     if not ARMS.value:
         raise UsageError("no arms are named; use --arms=gd_rates_parameter")
     workdir, shortest = pathlib.Path(WORKDIR.value), cli.whole_numbers(_FROM)
-    arms = {arm: classes(workdir, arm, shortest) for arm in ARMS.value}
-    print(results_io.write("length_rates", {**provenance.describe(), "arms": arms}))
+    per_step = [arm for arm in ARMS.value if arm.endswith("_step")]
+    record = {
+        **provenance.describe(),
+        "arms": {arm: classes(workdir, arm, shortest) for arm in ARMS.value if arm not in per_step},
+        "steps": {arm: steps(workdir, arm) for arm in per_step},
+    }
+    print(results_io.write("length_rates", record))
 
 
 if __name__ == "__main__":

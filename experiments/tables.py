@@ -341,20 +341,33 @@ def shorter(name: str) -> str:
     return _markdown(["arm", "p99 of K", *of_descents, "products of the optimizer"], rows)
 
 
+def step_sizes() -> str:
+    """Of arms with a step size for every step: its mean over the parameters that take the step."""
+    record = results_io.read("length_rates")
+    most = max(len(row["rate"]) for of in record["steps"].values() for row in of.values())
+    rows = []
+    for arm, of in record["steps"].items():
+        for path, row in of.items():
+            pairs = zip(row["count"], row["rate"], strict=True)
+            cells = [f"{count}: {rate:.3f}" for count, rate in pairs]
+            rows.append([arm, path, *cells, *[""] * (most - len(cells))])
+    table = _markdown(["arm", "tensor", *(f"step {k + 1}" for k in range(most))], rows)
+    return f"{table}\n\n{record['hardware']}; `{record['command']}`."
+
+
 PRICES = {1: "", 4: "_cost_4", 16: "_cost_16"}  # of a step -> kept study
 
 
 def priced() -> dict[str, dict[int, list[dict[str, Any]]]]:
-    """Arm -> price of a step -> its runs, of arms that were trained at several prices."""
+    """Arm -> price of a step -> its runs, of the reference and arms trained at several prices."""
     studied = {
-        price: results_io.read(f"acceleration_sinusoid_20{of}")["arms"]
-        for price, of in PRICES.items()
+        price: results_io.read(f"acceleration_sinusoid_20{of}") for price, of in PRICES.items()
     }
     arms = {
-        arm: {price: of[arm]["runs"] for price, of in studied.items() if arm in of}
-        for arm in studied[1]
+        arm: {price: of["arms"][arm]["runs"] for price, of in studied.items() if arm in of["arms"]}
+        for arm in studied[1]["arms"]
     }
-    return {arm: of for arm, of in arms.items() if len(of) > 1}
+    return {arm: of for arm, of in arms.items() if len(of) > 1 or arm == studied[1]["reference"]}
 
 
 def prices() -> str:
@@ -535,7 +548,13 @@ TABLES: dict[str, Callable[[], str]] = {
     "lengths_acceleration": partial(
         lengths,
         "acceleration_sinusoid_20",
-        ("gd", "gd_rates_tensor", "gd_rates_parameter", "meta_curvature_rates"),
+        (
+            "gd",
+            "gd_rates_parameter",
+            "gd_rates_tensor_step",
+            "meta_curvature_rates",
+            "meta_curvature_rates_tensor_step",
+        ),
     ),
     "lengths_acceleration_omniglot": partial(
         lengths, "acceleration_omniglot_10", ("gd", "gd_rates_parameter", "meta_curvature_rates")
@@ -554,6 +573,7 @@ TABLES: dict[str, Callable[[], str]] = {
             rates,
             halted_early,
             length_rates,
+            step_sizes,
             prices,
             images,
             benchmark_convolution,

@@ -371,6 +371,11 @@ def test_long_lengths_are_cut_and_told_with_their_rates(tmp_path: pathlib.Path) 
             momentum = 1 / (1 + np.exp(-np.asarray(logits[path])[inside]))
             assert row["momentum"] == pytest.approx(momentum.mean(), rel=1e-5)
 
+    for path, row in length_rates.steps(tmp_path, "adaptive_k").items():
+        taken = [lengths[path] > k for k in range(lengths[path].max())]
+        assert row["count"] == [of.sum() for of in taken]
+        np.testing.assert_allclose(row["rate"], [rates[path][0][of].mean() for of in taken], 1e-5)
+
 
 def accelerated_record(measure: str, scores: dict[str, float]) -> dict[str, Any]:
     arms = {
