@@ -141,8 +141,9 @@ def test_the_card_of_meta_curvature_is_the_arm_of_the_study() -> None:
     family = studies.family("sinusoid")
     family.base.update_from_flattened_dict(acceleration_study.shared_settings("sinusoid", 20))
     study = studies.Study(family, acceleration_study.make_arms("sinusoid"), 1)
-    rate = {"inner.learning_rate": 0.04}  # as it was chosen
-    arm = studies.configure(study, study.arms["meta_curvature_rates"].overrides, rate).to_dict()
+    rate = {"inner.learning_rate": 0.02}  # as it was chosen
+    overrides = study.arms["meta_curvature_rates_tensor_step"].overrides
+    arm = studies.configure(study, overrides, rate).to_dict()
     without_effect = (
         "inner.momentum",
         "outer.multi_step_anneal",
