@@ -17,9 +17,10 @@ from tqdm import tqdm
 from experiments import cli, results_io, study_cli
 from experiments.study_cli import ARMS, WORKDIR
 from maml_jax import provenance
+from maml_jax.config import automatic
 from maml_jax.errors import UsageError
 from maml_jax.inner.optimizers import learned_values
-from maml_jax.training import load_run
+from maml_jax.training import load_run, read_config
 
 _FROM = flags.DEFINE_list("from", ["1", "6", "10"], "shortest length of every class")
 
@@ -91,12 +92,17 @@ def _by_length(values: np.ndarray, shortest: list[int]) -> list[dict[str, Any]]:
     return rows
 
 
+def _has_rates_per_step(workdir: pathlib.Path, arm: str) -> bool:
+    config = read_config(study_cli.trained(workdir, arm)[0])
+    return bool(automatic(config)["inner.rates"] == "tensor_step")
+
+
 def main(_: list[str]) -> None:
     """Reads the runs and keeps."""
     if not ARMS.value:
         raise UsageError("no arms are named; use --arms=gd_rates_parameter")
     workdir, shortest = pathlib.Path(WORKDIR.value), cli.whole_numbers(_FROM)
-    per_step = [arm for arm in ARMS.value if arm.endswith("_step")]
+    per_step = [arm for arm in ARMS.value if _has_rates_per_step(workdir, arm)]
     record = {
         **provenance.describe(),
         "arms": {arm: classes(workdir, arm, shortest) for arm in ARMS.value if arm not in per_step},
