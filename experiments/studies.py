@@ -14,7 +14,7 @@ from scipy import stats
 from tqdm import tqdm
 
 from configs import omniglot, sinusoid
-from experiments import results_io
+from experiments import processes, results_io
 from maml_jax import provenance
 from maml_jax.config import differences
 from maml_jax.errors import DivergedError, UsageError
@@ -162,6 +162,22 @@ def _trials(study: Study, arm: str) -> list[Overrides]:
     return [{**trial, **value} for trial in study.family.trials for value in study.arms[arm].knob]
 
 
+def _tuning(study: Study, arm: str, root: pathlib.Path) -> list[list[processes.Run]]:
+    """A trial's runs, one a seed; none where there is nothing to choose."""
+    overrides, trials = study.arms[arm].overrides, _trials(study, arm)
+    short = _lasting(study.family.tuning_steps, study.family.wait) | {
+        "eval.validation_every": study.family.tuning_steps,
+        "eval.num_episodes": study.family.base.eval.chunk,  # tests take no part in tuning
+    }
+
+    def run(index: int, seed: int) -> processes.Run:
+        changes = short, overrides, trials[index], {"seed": TUNING_SEED + seed}
+        return configure(study, *changes), root / f"tune_{arm}_{index}_{seed}"
+
+    seeds = range(study.family.tuning_seeds) if len(trials) > 1 else ()
+    return [[run(index, seed) for seed in seeds] for index in range(len(trials))]
+
+
 def tune(
     study: Study, arm: str, root: pathlib.Path
 ) -> tuple[Overrides | None, list[dict[str, Any]]]:
@@ -169,31 +185,37 @@ def tune(
 
     None where every trial diverged. A single trial is taken as it is.
     """
-    overrides, trials = study.arms[arm].overrides, _trials(study, arm)
+    trials = _trials(study, arm)
     if len(trials) == 1:
         return trials[0], [{**trials[0], "validation_score": None}]
-    short = _lasting(study.family.tuning_steps, study.family.wait) | {
-        "eval.validation_every": study.family.tuning_steps,
-        "eval.num_episodes": study.family.base.eval.chunk,  # tests take no part in tuning
-    }
 
-    def score(index: int, seed: int) -> float:
-        workdir = root / f"tune_{arm}_{index}_{seed}"
-        config = configure(study, short, overrides, trials[index], {"seed": TUNING_SEED + seed})
+    def score(config: ConfigDict, workdir: pathlib.Path) -> float:
         try:
             _record(config, workdir)
         except DivergedError:
             return -np.inf
         return validation_score(study.family, workdir)
 
-    seeds = range(study.family.tuning_seeds)
-    scores = [np.mean([score(index, seed) for seed in seeds]) for index in range(len(trials))]
+    scores = [np.mean([score(*run) for run in runs]) for runs in _tuning(study, arm, root)]
     results = [
         {**trial, "validation_score": score if np.isfinite(score) else None}
         for trial, score in zip(trials, scores, strict=True)
     ]
     best = int(np.argmax(scores))
     return trials[best] if np.isfinite(scores[best]) else None, results
+
+
+def _reported(
+    study: Study, arm: str, choice: Overrides | None, root: pathlib.Path
+) -> list[processes.Run]:
+    """An arm's runs at its chosen trial, one a seed; none where every trial diverged."""
+    if choice is None:
+        return []
+    changes = study.arms[arm].overrides, choice
+    return [
+        (configure(study, *changes, {"seed": seed}), root / f"{arm}_{seed}")
+        for seed in _seeds(study)
+    ]
 
 
 def optimizer_flops(config: ConfigDict) -> float:
@@ -214,12 +236,11 @@ def _run_arm(study: Study, arm: str, root: pathlib.Path) -> dict[str, Any]:
     choice, trials = tune(study, arm, root)
     runs: list[dict[str, Any]] = []
     stopped = {}
-    for seed in _seeds(study) if choice is not None else ():
-        config = configure(study, study.arms[arm].overrides, choice or {}, {"seed": seed})
+    for config, workdir in _reported(study, arm, choice, root):
         try:
-            record = _record(config, root / f"{arm}_{seed}")
+            record = _record(config, workdir)
         except DivergedError as error:
-            stopped, runs = {"stopped": f"seed {seed}: {error}"}, []
+            stopped, runs = {"stopped": f"seed {config.seed}: {error}"}, []
             break
         of_process = set(provenance.KEYS) - {"commit"}  # what all runs share
         runs.append({key: value for key, value in record.items() if key not in of_process})
@@ -270,25 +291,41 @@ def kept_arms(study: Study, kept: Mapping[str, Any]) -> dict[str, Any]:
     return {name: kept["arms"][name] for name in study.arms if alike(name)}
 
 
-def run(study: Study, root: pathlib.Path, kept: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def _ahead(study: Study, root: pathlib.Path, jobs: int, programs: str) -> None:
+    """Trains all that `run` asks for in several processes; it then only reads."""
+    tuning = [run for arm in study.arms for runs in _tuning(study, arm, root) for run in runs]
+    processes.train_all(tuning, jobs, programs)
+    choices = {arm: tune(study, arm, root)[0] for arm in study.arms}
+    reported = [run for arm in study.arms for run in _reported(study, arm, choices[arm], root)]
+    processes.train_all(reported, jobs, programs)
+
+
+def run(
+    study: Study, root: pathlib.Path, kept: Mapping[str, Any] | None = None, jobs: int = 1
+) -> dict[str, Any]:
     """Tunes and trains every arm; what is finished in `root` is not done again.
 
     Args:
       study: the arms.
       root: folder of their workdirs.
       kept: arms already done elsewhere, as `kept_arms` gives them.
+      jobs: runs trained at once, each in a process of its own.
 
     Returns:
       The record of the study: per arm its trials, its choice and the evaluation of every seed.
     """
     # Runs that differ in seed or learning rate alone are one program.
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str((root / "programs").resolve()))
+    programs = os.environ.get("JAX_COMPILATION_CACHE_DIR", str((root / "programs").resolve()))
+    jax.config.update("jax_compilation_cache_dir", programs)
+    kept = kept or {}
+    if jobs > 1:
+        left = {name: arm for name, arm in study.arms.items() if name not in kept}
+        _ahead(study._replace(arms=left), root, jobs, programs)
     arms = {}
     progress = tqdm(study.arms, desc="arms")
     for arm in progress:
         progress.set_postfix_str(arm)
-        arms[arm] = (kept or {}).get(arm) or _run_arm(study, arm, root)
+        arms[arm] = kept.get(arm) or _run_arm(study, arm, root)
     return {**provenance.describe(), **_settings(study.family), "arms": arms}
 
 

@@ -22,6 +22,7 @@ EXTEND = flags.DEFINE_bool("extend", False, "keep the result beside the arms tha
 SEEDS = flags.DEFINE_integer(
     "seeds", None, "number of seeds; that of the study by default", lower_bound=1
 )
+JOBS = flags.DEFINE_integer("jobs", 1, "runs at once, each in a process of its own", lower_bound=1)
 STEPS = flags.DEFINE_integer("steps", None, "meta-steps of a run", lower_bound=1)
 
 
@@ -62,7 +63,8 @@ def run(
     whole = not (ARMS.value or SEEDS.value or STEPS.value)
     keeps = KEEP.value if KEEP.value is not None else EXTEND.value or whole
     kept = _kept(name, study, chosen) if keeps else {}
-    record = studies.run(study._replace(arms=chosen), pathlib.Path(WORKDIR.value), kept)
+    root = pathlib.Path(WORKDIR.value)
+    record = studies.run(study._replace(arms=chosen), root, kept, JOBS.value)
     if not keeps:
         return
     kept = _kept(name, study, chosen)  # again: another process may have kept some meanwhile

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 KEYS = ("command", "commit", "hardware", "versions")  # of what `describe` returns
+COMMIT_VARIABLE = "MAML_JAX_COMMIT"  # names the commit where the code is a copy without git
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
@@ -24,6 +25,8 @@ def _processor() -> str:
 
 def _commit() -> str:
     here = os.path.dirname(os.path.abspath(__file__))
+    if named := os.environ.get(COMMIT_VARIABLE):
+        return named
     run = subprocess.run(
         ["git", "-C", here, "describe", "--always", "--dirty"], capture_output=True, text=True
     )

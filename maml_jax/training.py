@@ -31,14 +31,14 @@ EVALUATED_WITH = ("num_episodes", "shots", "query_shots", "num_steps")  # of con
 class Interrupted(Exception):  # noqa: N818 - not an error
     """The run was asked to stop; its state is saved. `code` is the exit status to end with."""
 
-    def __init__(self, step: int, code: int) -> None:
-        """Names the step that was reached."""
-        super().__init__(f"stopped at meta-step {step}; the same command resumes from there")
+    def __init__(self, where: str, code: int) -> None:
+        """Says where, as "at meta-step 20"."""
+        super().__init__(f"stopped {where}; the same command resumes from there")
         self.code = code
 
 
 @contextmanager
-def _stop_requests() -> Iterator[list[int]]:
+def stop_requests() -> Iterator[list[int]]:
     """Collects SIGTERM and SIGINT instead of dying in mid-step; a second one ends at once."""
     received: list[int] = []
 
@@ -248,7 +248,7 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> TrainState:
     progress = _Progress(config, workdir, step)
     selection = _Selection(experiment, workdir, step)
     try:
-        with _stop_requests() as received:
+        with stop_requests() as received:
             while step < config.num_meta_steps:
                 stop = _next_stop(step, config)
                 state, metrics = experiment.train(state, stop - step)
@@ -262,7 +262,7 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> TrainState:
                 if received or done or _crossed(step, stop, config.checkpoint.every):
                     checkpoints.save(state)
                 if received:
-                    raise Interrupted(stop, 128 + received[0])
+                    raise Interrupted(f"at meta-step {stop}", 128 + received[0])
                 step = stop
     finally:
         progress.close()

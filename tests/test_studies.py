@@ -18,6 +18,7 @@ from experiments import (
     halting_study,
     length_caps,
     length_rates,
+    processes,
     results_io,
     studies,
     study_cli,
@@ -102,6 +103,19 @@ def test_a_study_tunes_trains_compares_and_resumes(
         _, arm, text, cell, _ = line.split("|")
         assert (arm, text) == (" maml ", f" {tables.LOSSES[measure]} ")
         np.testing.assert_allclose(float(cell.split("±")[0]), difference.mean(), atol=5e-4)
+
+
+def test_runs_in_processes_of_their_own_give_the_same_study(tmp_path: pathlib.Path) -> None:
+    study = tiny_study([0.01])
+    study = study._replace(arms={"maml": study.arms["maml"]})
+    alone, together = (
+        studies.run(study, tmp_path / str(jobs), jobs=jobs)["arms"]["maml"]["runs"]
+        for jobs in (1, 2)
+    )
+    for before, after in zip(alone, together, strict=True):
+        assert before["seed"] == after["seed"]
+        np.testing.assert_allclose(after["loss"], before["loss"], rtol=1e-5)
+    assert (tmp_path / "2" / "maml_101" / processes.LOG).read_text()
 
 
 def test_a_paired_interval_is_that_of_the_paired_t_test() -> None:
@@ -191,7 +205,7 @@ def test_keeping_a_result_loses_no_arm(
     monkeypatch.setattr(studies, "train_and_evaluate", finished_run)
 
     def keep(arms: dict[str, studies.Arm], **flags: Any) -> dict[str, Any]:
-        values = {"EXTEND": False, "KEEP": None, "ARMS": None, "SEEDS": None, "STEPS": None}
+        values = {"EXTEND": False, "JOBS": 1, **dict.fromkeys(("KEEP", "ARMS", "SEEDS", "STEPS"))}
         for flag, value in (values | flags).items():
             monkeypatch.setattr(study_cli, flag, SimpleNamespace(value=value))
         study_cli.run("tiny", study.family, arms, lambda record: next(iter(record["arms"])))
