@@ -242,8 +242,8 @@ def _run_arm(study: Study, arm: str, root: pathlib.Path) -> dict[str, Any]:
         except DivergedError as error:
             stopped, runs = {"stopped": f"seed {config.seed}: {error}"}, []
             break
-        of_process = set(provenance.KEYS) - {"commit"}  # what all runs share
-        runs.append({key: value for key, value in record.items() if key not in of_process})
+        here = {**provenance.describe(), "command": record["command"], "commit": None}
+        runs.append({key: value for key, value in record.items() if here.get(key) != value})
     overrides = study.arms[arm].overrides
     result: dict[str, Any] = {"overrides": overrides, "trials": trials, "choice": choice}
     if "inner.optimizer" in overrides:

@@ -192,7 +192,8 @@ def finished_run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """The record of a run that is not trained."""
     seconds = {"train_seconds": 1.0, "evaluate_seconds": 1.0}
     numbers = {"nonfinite_episodes": 0, "loss": [1.0], "loss_median": [1.0], "inner_compute": [1.0]}
-    return {"seed": config.seed, **seconds, **numbers, "commit": "abc", "command": "none"}
+    process = {"commit": "abc", "command": "none", "hardware": "elsewhere"}
+    return {"seed": config.seed, **seconds, **numbers, **process}
 
 
 def test_keeping_a_result_loses_no_arm(
@@ -220,7 +221,12 @@ def test_keeping_a_result_loses_no_arm(
     assert list(both["arms"]) == ["maml", "adaptive_k"]
     assert both["run_seconds"] == 8
     assert both["extends"][0]["arms"] == ["maml"]
-    assert both["arms"]["maml"]["runs"][0]["commit"] == "abc"
+    of_run = both["arms"]["maml"]["runs"][0]
+    assert (of_run["commit"], of_run["hardware"], "command" in of_run) == (
+        "abc",
+        "elsewhere",
+        False,
+    )
     other = arms | {"maml": studies.Arm({"inner.momentum": 0.8})}
     with pytest.raises(UsageError, match="would lose maml; kept with other settings"):
         keep(other, ARMS=["adaptive_k"], EXTEND=True)
