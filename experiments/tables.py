@@ -250,12 +250,13 @@ def study(name: str) -> str:
     seeds = len(record["arms"][reference]["runs"])
     commands = [of["command"] for of in (*record.get("extends", ()), record)]
     runs = [run for arm in record["arms"].values() for run in arm["runs"]]
-    hardware = dict.fromkeys(of["hardware"] for of in (record, *runs) if "hardware" in of)
+    machines = dict.fromkeys(of["hardware"] for of in (record, *runs) if "hardware" in of)
     diverged = ", ".join(f"`{arm}`" for arm in record["arms"] if arm not in rows)
     return (
         f"{_markdown(head, body[::-1] if accuracy else body)}\n\n{seeds} seeds, "
         f"{record['config']['num_meta_steps']:,} meta-steps; "
-        f"{' and '.join(hardware)}, {record['run_seconds'] / 60:.0f} minutes of training and testing; "
+        f"{' and '.join(machines)}, "
+        f"{record['run_seconds'] / 60:.0f} minutes of training and testing; "
         f"{', '.join(f'`{command}`' for command in commands)}."
         + (f" Diverged in every trial or in training: {diverged}." if diverged else "")
     )
