@@ -1,6 +1,7 @@
 """What all binaries share: errors as one line, exit codes, checked config flags."""
 
 import json
+import os
 import pathlib
 import runpy
 import sys
@@ -86,7 +87,7 @@ def prepare_jax(programs: str | None = None) -> None:
     logging.set_verbosity(logging.WARNING)
     # Image pools are constants of the programs: CIFAR-FS compiles in 2 s instead of 15.
     jax.config.update("jax_use_simplified_jaxpr_constants", True)
-    if jax.config.jax_default_matmul_precision is None:  # GPUs would round float32 to 10 bits
+    if "JAX_DEFAULT_MATMUL_PRECISION" not in os.environ:  # GPUs would round float32 to 10 bits
         jax.config.update("jax_default_matmul_precision", "float32")
     if programs is not None:
         jax.config.update("jax_compilation_cache_dir", programs)
