@@ -235,15 +235,20 @@ def optimizer_flops(config: ConfigDict) -> float:
 def _run_arm(study: Study, arm: str, root: pathlib.Path) -> dict[str, Any]:
     choice, trials = tune(study, arm, root)
     runs: list[dict[str, Any]] = []
-    stopped = {}
+    stopped, here = {}, provenance.of_process()
     for config, workdir in _reported(study, arm, choice, root):
         try:
             record = _record(config, workdir)
         except DivergedError as error:
             stopped, runs = {"stopped": f"seed {config.seed}: {error}"}, []
             break
-        here = {**provenance.describe(), "command": record["command"], "commit": None}
-        runs.append({key: value for key, value in record.items() if here.get(key) != value})
+        runs.append(
+            {
+                key: value
+                for key, value in record.items()
+                if key != "command" and (key not in here or value != here[key])
+            }
+        )
     overrides = study.arms[arm].overrides
     result: dict[str, Any] = {"overrides": overrides, "trials": trials, "choice": choice}
     if "inner.optimizer" in overrides:

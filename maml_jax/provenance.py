@@ -40,12 +40,10 @@ def command() -> str:
     return " ".join(["python", name, *sys.argv[1:]])
 
 
-def describe() -> dict[str, Any]:
-    """Command, commit, devices and versions of this process."""
+def of_process() -> dict[str, Any]:
+    """Devices and versions of this process."""
     devices = jax.devices()
     return {
-        "command": command(),
-        "commit": _commit(),
         "hardware": f"{len(devices)} x {devices[0].device_kind}, {os.cpu_count()} CPU cores "
         f"({_processor()})",
         "versions": {
@@ -53,3 +51,8 @@ def describe() -> dict[str, Any]:
             **{name: importlib.metadata.version(name) for name in LIBRARIES},
         },
     }
+
+
+def describe() -> dict[str, Any]:
+    """Command, commit, devices and versions of this process."""
+    return {"command": command(), "commit": _commit(), **of_process()}

@@ -22,6 +22,7 @@ TINY = {
     "eval.num_steps": 10,
     "eval.chunk": 8,
     "checkpoint.every": 20,
+    "references": (),
 }
 
 

@@ -21,7 +21,6 @@ SINUSOID = {"num_meta_steps": 1_000, "checkpoint__every": 50}
 HOST_IMAGES = {
     "num_meta_steps": 300,
     "checkpoint__every": 20,
-    "references": (),
     "task__name": "images",
     "task__ways": 2,
     "task__shots": 1,

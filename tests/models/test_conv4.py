@@ -40,7 +40,7 @@ def meta_problem(normalization, max_pool, num_steps, **options):
 
 # One image a block: the loop over blocks is in the graph; in some rows, it is slow to compile.
 @pytest.mark.parametrize(
-    ("normalization", "max_pool"), [*((name, False) for name in NORMALIZATIONS), ("batch", True)]
+    ("normalization", "max_pool"), [(name, name == "batch") for name in NORMALIZATIONS]
 )
 def test_meta_gradient_equals_plain_lax_in_reverse(normalization, max_pool):
     with jax.enable_x64(True):
