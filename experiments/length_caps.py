@@ -40,11 +40,11 @@ def with_larger_steps(
     """The same with step sizes that many times as large, of tensors whose path begins so.
 
     Raises:
-      UsageError: the run's step sizes are learned in another way than one a parameter.
+      UsageError: the run's step sizes are shared by tensors or learned as logarithms.
     """
     rates = meta_params.learning_rates
     kind = automatic(experiment.config)["inner.rates"]
-    if kind not in ("fixed", "parameter"):
+    if kind not in ("fixed", "parameter", "tensor_step"):
         raise UsageError(f"--tensors={under} cannot enlarge inner.rates={kind!r}; leave it out")
     if kind == "fixed":
         rates = jax.tree.map(lambda _: rates, experiment.schedule.moving)

@@ -564,6 +564,11 @@ TABLES: dict[str, Callable[[], str]] = {
         "acceleration_omniglot_10",
         ("gd", "gd_rates_tensor_step", "meta_curvature_rates", "meta_curvature_rates_tensor_step"),
     ),
+    "lengths_acceleration_omniglot_20": partial(
+        lengths,
+        "acceleration_omniglot_20",
+        ("gd_rates_tensor_step", "meta_curvature_rates_tensor_step"),
+    ),
     **{f"length_caps_{task}": partial(length_caps, task) for task in ("sinusoid", "omniglot")},
     **{
         table.__name__: table

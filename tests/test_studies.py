@@ -337,7 +337,7 @@ def test_products_of_an_inner_optimizer_are_counted() -> None:
     assert studies.optimizer_flops(tiny_config(inner__optimizer="heavy_ball")) == 0
 
 
-@pytest.mark.parametrize("rates", ["fixed", "parameter"])
+@pytest.mark.parametrize("rates", ["fixed", "parameter", "tensor_step"])
 def test_steps_are_larger_where_they_shall_be(rates: str) -> None:
     experiment = build(tiny_config(algorithm="adaptive_k", inner__rates=rates))
     meta_params = experiment.init().meta_params
