@@ -248,9 +248,10 @@ def study(name: str) -> str:
     head = ["arm", *head, "C, MFLOP (relative; seeds)", *lengths]
     head += ["not finite, test / training", "tuned"]
     seeds = len(record["arms"][reference]["runs"])
-    commands = [of["command"] for of in (*record.get("extends", ()), record)]
+    parts = (*record.get("extends", ()), record)
+    commands = [of["command"] for of in parts]
     runs = [run for arm in record["arms"].values() for run in arm["runs"]]
-    machines = dict.fromkeys(of["hardware"] for of in (record, *runs) if "hardware" in of)
+    machines = dict.fromkeys(of["hardware"] for of in (*parts, *runs) if "hardware" in of)
     diverged = ", ".join(f"`{arm}`" for arm in record["arms"] if arm not in rows)
     return (
         f"{_markdown(head, body[::-1] if accuracy else body)}\n\n{seeds} seeds, "
