@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from experiments import cli
-from maml_jax.errors import DivergedError
+from maml_jax.errors import DivergedError, UsageError
 from maml_jax.training import Interrupted, stop_requests, train_and_evaluate
 
 LOG = "log.txt"  # in a run's workdir: what it would show on the terminal
@@ -33,6 +33,8 @@ def _train(config: ConfigDict, workdir: pathlib.Path, programs: str, cores: set[
         train_and_evaluate(config, workdir)
     except DivergedError as error:
         print(error)
+    except UsageError as error:
+        sys.exit(str(error))
     except Interrupted as stop:
         sys.exit(stop.code)
 
@@ -55,7 +57,7 @@ def train_all(runs: Sequence[Run], jobs: int, programs: str) -> None:
 
     Raises:
       Interrupted: SIGTERM or Ctrl-C; every run under way has saved its state.
-      RuntimeError: a run failed; the others are finished. Its log is named.
+      UsageError: a run failed; the others are finished. Its log is named.
     """
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # else the first takes it all
     spawn = get_context("spawn")  # JAX does not survive a fork
@@ -84,4 +86,4 @@ def train_all(runs: Sequence[Run], jobs: int, programs: str) -> None:
     if received:
         raise Interrupted(f"with {bar.total - bar.n} runs to go", 128 + received[0])
     if failed:
-        raise RuntimeError(f"runs failed; see {', '.join(failed)}")
+        raise UsageError(f"{len(failed)} of {bar.total} runs failed; see {', '.join(failed)}")

@@ -1,7 +1,11 @@
 """Studies: arms tuned alike, trained with every seed, compared in pairs, and shown as a table."""
 
 import json
+import os
 import pathlib
+import signal
+import threading
+import time
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -27,7 +31,8 @@ from experiments import (
 from maml_jax.config import automatic, differences, validate
 from maml_jax.errors import DivergedError, UsageError
 from maml_jax.experiment import build
-from maml_jax.training import load_run, train_and_evaluate
+from maml_jax.metrics import read_metrics
+from maml_jax.training import Interrupted, load_run, open_workdir, train_and_evaluate
 from tests.runs import tiny_config
 
 
@@ -116,6 +121,27 @@ def test_runs_in_processes_of_their_own_give_the_same_study(tmp_path: pathlib.Pa
         assert before["seed"] == after["seed"]
         np.testing.assert_allclose(after["loss"], before["loss"], rtol=1e-5)
     assert (tmp_path / "2" / "maml_101" / processes.LOG).read_text()
+
+
+def test_runs_in_processes_of_their_own_stop_together_and_name_what_failed(
+    tmp_path: pathlib.Path,
+) -> None:
+    long, other = tmp_path / "long", tmp_path / "other"
+    open_workdir(tiny_config(seed=1), other)
+
+    def stop_once_it_trains() -> None:
+        while not list(read_metrics(long)):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop_once_it_trains, daemon=True).start()
+    endless = tiny_config(num_meta_steps=10**6)
+    with pytest.raises(Interrupted, match="stopped with 2 runs to go"):
+        processes.train_all([(endless, long), (endless, other)], 2, str(tmp_path))
+    assert int(load_run(long)[1].step) > 0
+    with pytest.raises(UsageError, match=r"1 of 1 runs failed; see .*log.txt"):
+        processes.train_all([(endless, other)], 1, str(tmp_path))
+    assert "holds a run of another config (num_meta_steps" in (other / processes.LOG).read_text()
 
 
 def test_a_paired_interval_is_that_of_the_paired_t_test() -> None:
