@@ -188,3 +188,8 @@ def test_metrics_after_the_resume_point_are_dropped(tmp_path: pathlib.Path) -> N
         file.write('{"step": 40, "lo')
     MetricWriter(tmp_path, 20).close()
     assert [line["step"] for line in read_metrics(tmp_path)] == [10, 20]
+
+
+def test_a_copy_without_git_can_name_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(provenance.COMMIT_VARIABLE, "abc1234")
+    assert provenance.describe()["commit"] == "abc1234"
