@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from maml_jax import provenance
 from maml_jax.checkpoint import Checkpoints
 from maml_jax.errors import UsageError
 from maml_jax.experiment import build
