@@ -17,7 +17,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["maml_jax", "maml_jax.*", "experiments", "configs"]),
+    packages=find_packages(include=["maml_jax", "maml_jax.*"]),
     package_data={"maml_jax": ["py.typed"]},
     install_requires=[
         "absl-py>=2.1",
@@ -32,6 +32,7 @@ setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.11.30",
         "pillow>=10",
+        "scipy>=1.13",  # experiments.studies
         "tensorboardX>=2.6",
         "tensorflow-datasets>=4.9.8",
         "tqdm>=4.66",

@@ -11,8 +11,8 @@ miniImageNet's recipe: max-pooling, 32 filters, 5 inner steps of 0.05 on the mea
 
 from ml_collections import ConfigDict
 
-from maml_jax.config import default_config
 from maml_jax.errors import UsageError
+from maml_jax.run.config import default_config
 
 SHOTS = {"5way_1shot": (1, 4), "5way_5shot": (5, 2)}  # shots, meta-batch
 CPU = {"num_meta_steps": 18_000, "outer.schedule": "cosine", "eval.validation_every": 1_000}
@@ -46,7 +46,7 @@ def get_config(variant: str = "5way_1shot") -> ConfigDict:
             "model.filters": 32,
             "model.normalization": "batch",
             "inner.num_steps": 5,
-            "inner.learning_rate": 0.05,
+            "inner.step_size": 0.05,
             "outer.clip": 10.0,
             "steps_per_dispatch": 50,
             "log_every": 100,

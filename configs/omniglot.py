@@ -8,15 +8,15 @@ mlp_5way_5shot 97.5 ± 0.6. SETTING: `paper`, 60,000 meta-steps as published, wh
 `cpu`, which fits two CPU cores: fewer meta-steps, a decaying outer rate and, but for the MLP, a
 last layer that starts small, which after 1,500 meta-steps makes the difference between 80% and 96%.
 
-The published inner rates belong to a cross-entropy summed over ways: 0.4 there is 2.0 on the mean.
+The published step sizes belong to a cross-entropy summed over ways: 0.4 there is 2.0 on the mean.
 """
 
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from maml_jax.config import default_config
 from maml_jax.errors import UsageError
+from maml_jax.run.config import default_config
 
 MLP = {"model.name": "mlp", "model.hidden": (256, 128, 64, 64)}
 FIVE_WAY = {"inner.num_steps": 1, "eval.num_steps": 3, "meta_batch_size": 32}
@@ -72,7 +72,7 @@ def get_config(variant: str = "5way_1shot_cpu") -> ConfigDict:
             "data.rotation": "per_class",
             "model.name": "conv4",
             "model.normalization": "batch",
-            "inner.learning_rate": 2.0,
+            "inner.step_size": 2.0,
             "steps_per_dispatch": 50,
             "log_every": 100,
             "checkpoint.every": 500,

@@ -7,13 +7,13 @@ python -m experiments.train --config=configs/sinusoid.py:meta_curvature --workdi
 
 Published mean squared error after 1 / 5 / 10 steps on 5 points: 0.67 / 0.38 / 0.35 (pretrained
 network 2.41 / 2.23 / 2.19). Measured: README, from experiments/results/. On 2 CPU cores the default
-takes about 1 minute with both references, `paper` and `meta_curvature` about 4.
+takes about 1 minute with both baselines, `paper` and `meta_curvature` about 4.
 """
 
 from ml_collections import ConfigDict
 
-from maml_jax.config import default_config
 from maml_jax.errors import UsageError
+from maml_jax.run.config import default_config
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -23,28 +23,28 @@ def get_config(variant: str = "") -> ConfigDict:
     study of accelerated methods.
     """
     config = default_config()
-    config.references = ("pretrained", "oracle")
+    config.baselines = ("pretrained", "oracle")
     if variant == "paper":
         config.num_meta_steps = 70_000
         config.steps_per_dispatch = 1_000
         config.log_every = 1_000
         config.checkpoint.every = 10_000
     elif variant == "adaptive_k":
-        config.references = ()
+        config.baselines = ()
         config.algorithm = "adaptive_k"
         config.inner.num_steps = config.eval.num_steps = 20
-        config.halting.cost_weight = 0.02
+        config.lengths.cost_weight = 0.02
     elif variant == "meta_curvature":
-        config.references = ()
+        config.baselines = ()
         config.num_meta_steps = 6_000
         config.algorithm = "adaptive_k"
         config.inner.num_steps = config.eval.num_steps = 20
         config.inner.optimizer, config.inner.learn_optimizer = "meta_curvature", "global"
-        config.inner.rates, config.inner.learning_rate = "tensor_step", 0.02
-        config.halting.cost_weight, config.halting.initial_length = 0.02, 5.0
-        config.outer.halting_from = 1_500
+        config.inner.step_sizes, config.inner.step_size = "tensor_step", 0.02
+        config.lengths.cost_weight, config.lengths.initial_length = 0.02, 5.0
+        config.outer.lengths_from = 1_500
         config.outer.schedule, config.outer.learning_rate = "cosine", 6e-3
-        config.outer.rates_learning_rate, config.outer.optimizer_learning_rate = 1e-2, 1e-3
+        config.outer.step_sizes_learning_rate, config.outer.optimizer_learning_rate = 1e-2, 1e-3
         config.outer.task_clip_norm = 1.0
         config.eval.shots = 10
     elif variant:

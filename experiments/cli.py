@@ -1,5 +1,6 @@
 """What all binaries share: errors as one line, exit codes, checked config flags."""
 
+import importlib
 import json
 import os
 import pathlib
@@ -10,43 +11,71 @@ from typing import Any
 
 import jax
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
-from maml_jax.config import check_key
 from maml_jax.errors import UsageError
-from maml_jax.training import Interrupted
+from maml_jax.run.config import check_key, describe_keys
+from maml_jax.run.loop import Interrupted
+
+flags.DEFINE_list("import", [], "modules to import first: they register tasks, models and others")
 
 
-def define_workdir() -> flags.FlagHolder:
+def define_workdir() -> flags.FlagHolder[str]:
     """The --workdir flag."""
+    import_modules()
     return flags.DEFINE_string(
         "workdir", None, "folder of the run: config, checkpoints, metrics, report", required=True
     )
 
 
-def define_config() -> flags.FlagHolder:
+def _values_of(flag: str) -> list[str]:
+    """The values of a flag on the command line, before absl parses it."""
+    values = []
+    for argument, following in zip(sys.argv[1:], [*sys.argv[2:], ""], strict=False):
+        name, equals, value = argument.lstrip("-").partition("=")
+        if name == flag:
+            values.append(value if equals else following)
+    return values
+
+
+def import_modules() -> None:
+    """Imports the modules of --import, before the flags are parsed that depend on them."""
+    for module in (name for value in _values_of("import") for name in value.split(",")):
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            message = f"--import={module} cannot be imported ({error}); give the name of a module"
+            sys.exit(_report(UsageError(message), 2))
+
+
+def define_config() -> flags.FlagHolder[ConfigDict]:
     """The --config flag and --config.KEY overrides.
 
     Cards and keys are checked here, before ml_collections, whose messages are tracebacks.
     """
+    import_modules()
     try:
-        for argument, following in zip(sys.argv[1:], [*sys.argv[2:], ""], strict=True):
-            name, equals, value = argument.lstrip("-").partition("=")
-            if name == "config":
-                _check_card(value if equals else following)
-            elif name.startswith("config."):
+        for card in _values_of("config"):
+            _check_card(card)
+        for argument in sys.argv[1:]:
+            name = argument.lstrip("-").partition("=")[0]
+            if name.startswith("config."):
                 check_key(name.removeprefix("config."))
     except UsageError as error:
         sys.exit(_report(error, 2))
-    return config_flags.DEFINE_config_file(
+    main = sys.modules["__main__"]
+    main.__doc__ = (
+        f"{main.__doc__}\nKeys of the config, with their defaults:\n\n{describe_keys()}\n"
+    )
+    flag: flags.FlagHolder[ConfigDict] = config_flags.DEFINE_config_file(
         "config",
         "configs/sinusoid.py",
-        "card, as configs/NAME.py or configs/NAME.py:VARIANT; --config.KEY=VALUE changes a key "
-        "(keys and defaults: maml_jax/config.py)",
+        "card, as configs/NAME.py or configs/NAME.py:VARIANT; --config.KEY=VALUE changes a key",
     )
+    return flag
 
 
-def whole_numbers(flag: flags.FlagHolder) -> list[int]:
+def whole_numbers(flag: flags.FlagHolder[list[str]]) -> list[int]:
     """Of a list flag.
 
     Raises:
@@ -104,7 +133,7 @@ def run(main: Callable[[list[str]], Any]) -> None:
         except Interrupted as stop:
             sys.exit(_report(stop, stop.code))
 
-    for name in {"workdir", "config"} & set(flags.FLAGS):  # else --help leaves them out
+    for name in {"workdir", "config", "import"} & set(flags.FLAGS):  # else --help leaves them out
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
     prepare_jax()
     app.run(guarded, flags_parser=_parse)

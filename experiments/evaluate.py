@@ -22,7 +22,7 @@ _OVERRIDES = {
 
 def main(_: list[str]) -> None:
     """Prints mean and 95% confidence interval after every inner step."""
-    from maml_jax.training import evaluate_run
+    from maml_jax.run.loop import evaluate_run
 
     overrides = {name: flag.value for name, flag in _OVERRIDES.items() if flag.value is not None}
     cli.print_record(evaluate_run(pathlib.Path(_WORKDIR.value), overrides))

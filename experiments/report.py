@@ -10,7 +10,7 @@ _WORKDIR = cli.define_workdir()
 
 def main(_: list[str]) -> None:
     """Writes the report and prints its path."""
-    from maml_jax.report import write_report
+    from maml_jax.run.report import write_report
 
     print(write_report(_WORKDIR.value))
 

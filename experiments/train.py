@@ -5,7 +5,7 @@ The last line of output is one JSON object.
 python -m experiments.train --config=configs/sinusoid.py --workdir=runs/sinusoid
 python -m experiments.train --config=configs/sinusoid.py --workdir=runs/k5 --config.seed=1
 
-The same command resumes an interrupted run. Keys and their defaults: maml_jax/config.py.
+The same command resumes an interrupted run.
 """
 
 from experiments import cli
@@ -16,8 +16,8 @@ _WORKDIR = cli.define_workdir()
 
 def main(_: list[str]) -> None:
     """Runs the whole job."""
-    from maml_jax.report import write_report
-    from maml_jax.training import train_and_evaluate
+    from maml_jax.run.loop import train_and_evaluate
+    from maml_jax.run.report import write_report
 
     record = train_and_evaluate(_CONFIG.value, _WORKDIR.value)
     print(f"report: {write_report(_WORKDIR.value)}")

@@ -1,62 +1,58 @@
-"""maml_jax: gradient-based meta-learning in JAX. See README.md."""
+"""maml_jax: gradient-based meta-learning in JAX. See README.md.
 
-from maml_jax.inner.adapt import adapt
-from maml_jax.inner.halting import Halting
-from maml_jax.inner.optimizers import (
-    adam,
-    as_direction,
-    heavy_ball,
-    initial_hyper_params,
-    make_inner_optimizer,
-    nesterov,
-    sgd,
-)
-from maml_jax.meta.cost import Budget, LearnedLengths, mean_length_cost
-from maml_jax.meta.evaluate import Estimate
-from maml_jax.meta.objective import make_objective, multi_step_weights
-from maml_jax.meta.outer import (
-    MetaObjective,
-    OuterResult,
-    OuterStep,
-    keep_within,
-    optax_outer,
-    outer_chain,
-)
-from maml_jax.meta.train_step import init_state, make_train_step
+The names below are those of a first hour. The rest is in the submodules: `inner` (the inner loop,
+meta-gradients, step sizes and inner optimizers), `lengths` (learned numbers of inner steps),
+`meta` (the meta-objective and the outer step), `tasks`, `models`, `parallel`, and `run` (runs that
+a config describes).
+"""
+
+import importlib
+from types import ModuleType
+
+from maml_jax import inner, lengths, meta, models, parallel, tasks
+from maml_jax.inner.adapt import InnerLoop
+from maml_jax.inner.optimizers.registry import as_direction, sgd
+from maml_jax.lengths.cost import Budget, LearnedLengths
+from maml_jax.lengths.gates import Gates
+from maml_jax.meta.objective import Objective, multi_step_weights
+from maml_jax.meta.outer import keep_within, optax_outer, outer_chain
+from maml_jax.meta.train_step import TrainStep, init_state
 from maml_jax.parallel import evaluate, make_train_loop
-from maml_jax.types import Adaptation, Episode, Examples, MetaParams, TrainState
+from maml_jax.types import Episode, Examples, MetaParams
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __all__ = [
-    "Adaptation",
     "Budget",
     "Episode",
-    "Estimate",
     "Examples",
-    "Halting",
+    "Gates",
+    "InnerLoop",
     "LearnedLengths",
-    "MetaObjective",
     "MetaParams",
-    "OuterResult",
-    "OuterStep",
-    "TrainState",
-    "adam",
-    "adapt",
+    "Objective",
+    "TrainStep",
     "as_direction",
     "evaluate",
-    "heavy_ball",
     "init_state",
-    "initial_hyper_params",
+    "inner",
     "keep_within",
-    "make_inner_optimizer",
-    "make_objective",
+    "lengths",
     "make_train_loop",
-    "make_train_step",
-    "mean_length_cost",
+    "meta",
+    "models",
     "multi_step_weights",
-    "nesterov",
     "optax_outer",
     "outer_chain",
+    "parallel",
+    "run",
     "sgd",
+    "tasks",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Imports `run` at its first use, as it takes as long as everything else together."""
+    if name == "run":
+        return importlib.import_module("maml_jax.run")
+    raise AttributeError(f"module 'maml_jax' has no attribute {name!r}")

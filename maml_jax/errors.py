@@ -1,12 +1,12 @@
-"""Errors that are the user's to mend."""
+"""Errors caused by user input."""
 
 
 class UsageError(ValueError):
-    """A bad value from the user; the message names it, what is allowed and the fix, in one line.
+    """A value that cannot be used; one line names it, what is allowed and the fix.
 
-    The binaries print it without a traceback and exit with 2.
+    The binaries print the line without a traceback and exit with 2.
     """
 
 
 class DivergedError(UsageError):
-    """Training stopped: too many updates were not finite."""
+    """Training stopped because too many updates were not finite."""

@@ -1,35 +1,44 @@
-"""The only file that knows of devices: pmap over D, tasks split over D, sums reduced over D."""
+"""Training and evaluation on many devices; no other part of the library depends on devices."""
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from maml_jax import keys
 from maml_jax.errors import UsageError
+from maml_jax.meta.batching import largest_divisor, map_tasks
 from maml_jax.meta.evaluate import Estimate, make_task_evaluation, summarise
-from maml_jax.meta.objective import AdaptFn
-from maml_jax.meta.tasks import largest_divisor, map_tasks, task_keys
-from maml_jax.meta.train_step import TrainStep, strong_array
+from maml_jax.meta.train_step import strong_array
 from maml_jax.types import (
+    AdaptFn,
     Array,
     EpisodeSampler,
     LossFn,
     MetaParams,
     Metrics,
     PyTree,
+    TrainLoop,
     TrainState,
+    TrainStepFn,
 )
 
 AXIS = "devices"
-COUNTS = ("nonfinite_tasks", "skipped_updates")  # metrics that add up over meta-steps
-TrainLoop = Callable[..., tuple[TrainState, Metrics]]  # (state, n, episodes=None)
-EvaluationFn = Callable[[MetaParams, Array], tuple[dict[str, Estimate], int]]
+COUNTS = ("nonfinite_tasks", "skipped_updates")  # metrics that are summed over meta-steps
+
+
+class EvaluationFn(Protocol):
+    """Evaluates on the episodes of a key: ({"loss": Estimate [K+1], ...}, diverged episodes)."""
+
+    def __call__(
+        self, meta_params: MetaParams, key: Array, /
+    ) -> tuple[dict[str, Estimate], int]: ...
 
 
 def _device_list(devices: Sequence[jax.Device] | None) -> list[jax.Device]:
@@ -37,38 +46,38 @@ def _device_list(devices: Sequence[jax.Device] | None) -> list[jax.Device]:
 
 
 def use_cpu_devices(number: int) -> None:
-    """Splits the CPU into devices; without effect once a computation has run or XLA_FLAGS say."""
+    """Splits the CPU into devices, unless a computation has run or XLA_FLAGS set their number."""
     if "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         with contextlib.suppress(RuntimeError):
-            jax.config.update("jax_num_cpu_devices", number)
+            cast(Any, jax.config).update("jax_num_cpu_devices", number)
 
 
 def cores_that_divide(tasks: int) -> int:
-    """The largest number of this process' CPU cores that divides the tasks."""
+    """The largest number of CPU cores of this process that divides the number of tasks."""
     return largest_divisor(tasks, len(os.sched_getaffinity(0)))
 
 
 def make_train_loop(
-    train_step: TrainStep,
+    train_step: TrainStepFn,
     *,
     meta_batch_size: int,
     devices: Sequence[jax.Device] | None = None,
 ) -> TrainLoop:
-    """Runs n meta-steps in one dispatch, each meta-batch split over the devices.
+    """Makes a loop that runs n meta-steps in one dispatch and splits meta-batches over devices.
 
     Args:
-      train_step: see `make_train_step`.
-      meta_batch_size: B, tasks in a meta-batch over all devices.
-      devices: D of them; None takes all there are.
+      train_step: see `maml_jax.meta.train_step.TrainStep`.
+      meta_batch_size: B, the number of tasks in a meta-batch over all devices.
+      devices: the D devices; None uses all available ones.
 
     Returns:
-      loop(state, n, episodes=None) -> (state, metrics): episodes [n, B, ...] come from the host, or
-      the sampler draws them; metrics are means over the n steps (NaN steps left out), except the
-      counts, which are sums. The results do not depend on D or on how steps are grouped
-      into dispatches. The state passed in is donated.
+      loop(state, n, episodes=None) -> (state, metrics). Episodes [n, B, ...] come from the host, or
+      the sampler draws them. Metrics are means over the n steps without those that are NaN, except
+      for counts, which are sums. Results do not depend on D or on how steps are grouped into
+      dispatches. The state that is passed in is donated.
 
     Raises:
-      UsageError: B does not divide over D.
+      UsageError: B is not a multiple of D.
     """
     devices = _device_list(devices)
     if meta_batch_size % len(devices):
@@ -101,56 +110,62 @@ def make_train_loop(
         devices=devices,
         donate_argnums=0,
     )
-    # A fresh state and one that a dispatch returned must look alike, or the loop compiles twice.
-    replicated = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec())
+    # If a fresh state differed from one that a dispatch returned, the loop would compile twice.
+    replicated = NamedSharding(Mesh(np.array(devices), (AXIS,)), cast(Any, PartitionSpec)())
 
-    def split(leaf: Any) -> Any:  # [n, B, ...] -> [D, n, B / D, ...]
+    def split(leaf: np.ndarray) -> np.ndarray:  # [n, B, ...] -> [D, n, B / D, ...]
         return np.moveaxis(leaf.reshape(len(leaf), *task_indices.shape, *leaf.shape[2:]), 1, 0)
 
     def loop(
         state: TrainState, num_steps: int, episodes: PyTree = None
     ) -> tuple[TrainState, Metrics]:
         state = jax.device_put(state, replicated)
-        return dispatch(state, task_indices, jax.tree.map(split, episodes), num_steps)
+        result: tuple[TrainState, Metrics] = dispatch(
+            state, task_indices, jax.tree.map(split, episodes), num_steps
+        )
+        return result
 
     return loop
 
 
 def make_evaluation(
-    adapt_fn: AdaptFn,
-    query_loss_fn: LossFn,
+    adapt: AdaptFn,
+    query_loss: LossFn,
     sample_episode: EpisodeSampler,
     *,
     num_episodes: int = 600,
     chunk: int = 100,
     devices: Sequence[jax.Device] | None = None,
 ) -> EvaluationFn:
-    """Adapts to fixed episodes and measures the query loss (and aux) after every inner step.
+    """Makes an evaluation that measures the query loss (and its aux) after every inner step.
 
     Args:
-      adapt_fn: `adapt` with loss, optimizer and number of steps K bound; training's K or another.
-      query_loss_fn: (params, query, key) -> (loss [], aux); entries of a dict aux are measured too.
-      sample_episode: key -> (support, query). Episode i is drawn from (key, i): the same key gives
-        the same episodes, whatever the devices or chunks.
+      adapt: an `InnerLoop`; its number of steps may differ from that of training.
+      query_loss: (params, query, key) -> (loss [], aux); entries of a dict aux are measured too.
+      sample_episode: key -> (support, query). Episode i is drawn from (key, i), so that the same
+        key gives the same episodes for any devices and chunks.
       num_episodes: number of episodes.
-      chunk: episodes adapted at once on a device; bounds memory.
-      devices: None takes all there are.
+      chunk: number of episodes that a device adapts to at once, which bounds memory.
+      devices: the devices; None uses all available ones.
 
     Returns:
-      evaluation(meta_params, key) -> ({"loss": Estimate [K+1], ...}, number of episodes left out as
-      not finite). It compiles once.
+      evaluation(meta_params, key) -> ({"loss": Estimate [K+1], ...}, number of diverged episodes,
+      which are left out). It compiles once.
+
+    Raises:
+      UsageError: num_episodes is below 1.
     """
     if num_episodes < 1:
         raise UsageError(f"num_episodes={num_episodes}: use 1 or more")
     devices = _device_list(devices)
-    evaluate_task = make_task_evaluation(adapt_fn, query_loss_fn, sample_episode)
+    evaluate_task = make_task_evaluation(adapt, query_loss, sample_episode)
     share = -(-num_episodes // len(devices))
-    # Episodes past the last are computed for even shares, and cut off below.
+    # Surplus episodes make the shares of all devices equal; they are cut off below.
     indices = jnp.arange(share * len(devices)).reshape(len(devices), share)
 
-    def run(meta_params: MetaParams, key: Array, indices: Array) -> dict[str, Any]:
-        keys = task_keys(key, jnp.zeros((), jnp.int32), indices)
-        return map_tasks(partial(evaluate_task, meta_params), keys, chunk=min(chunk, share))
+    def run(meta_params: MetaParams, key: Array, indices: Array) -> Metrics:
+        task_keys = keys.task_keys(key, jnp.zeros((), jnp.int32), indices)
+        return map_tasks(partial(evaluate_task, meta_params), task_keys, chunk=min(chunk, share))
 
     mapped = jax.pmap(run, AXIS, in_axes=(None, None, 0), devices=devices)
 
@@ -164,13 +179,19 @@ def make_evaluation(
 
 
 def evaluate(
-    adapt_fn: AdaptFn,
-    query_loss_fn: LossFn,
+    adapt: AdaptFn,
+    query_loss: LossFn,
     sample_episode: EpisodeSampler,
     meta_params: MetaParams,
     key: Array,
-    **options: Any,
+    *,
+    num_episodes: int = 600,
+    chunk: int = 100,
+    devices: Sequence[jax.Device] | None = None,
 ) -> tuple[dict[str, Estimate], int]:
-    """`make_evaluation`, called once."""
-    evaluation = make_evaluation(adapt_fn, query_loss_fn, sample_episode, **options)
+    """Makes an evaluation and calls it once; see `make_evaluation`."""
+    evaluation = make_evaluation(
+        adapt, query_loss, sample_episode,
+        num_episodes=num_episodes, chunk=chunk, devices=devices,
+    )  # fmt: skip
     return evaluation(meta_params, key)

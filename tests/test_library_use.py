@@ -1,6 +1,6 @@
-"""The package as a library: a user's own loss and parameters, no config and no binary."""
+"""The package as a library: a user's own loss and parameters, no config and no command."""
 
-from functools import partial
+import inspect
 
 import chex
 import jax
@@ -10,12 +10,12 @@ import optax
 
 import maml_jax
 from maml_jax import (
+    InnerLoop,
     MetaParams,
-    adapt,
+    Objective,
+    TrainStep,
     init_state,
-    make_objective,
     make_train_loop,
-    make_train_step,
     optax_outer,
     outer_chain,
     sgd,
@@ -23,10 +23,13 @@ from maml_jax import (
 
 
 def test_public_names_exist_and_are_documented():
-    assert 15 <= len(maml_jax.__all__) <= 30
-    assert sorted(maml_jax.__all__) == maml_jax.__all__
-    for name in maml_jax.__all__:
-        assert getattr(maml_jax, name).__doc__, name
+    public = {name: getattr(maml_jax, name) for name in maml_jax.__all__}
+    submodules = {name for name, value in public.items() if inspect.ismodule(value)}
+    assert sorted(public) == maml_jax.__all__
+    assert {"inner", "lengths", "meta", "models", "parallel", "run", "tasks"} <= submodules
+    assert 15 <= len(public.keys() - submodules) <= 20
+    for name, value in public.items():
+        assert value.__doc__, name
 
 
 class Line:
@@ -58,10 +61,10 @@ def sample_line(key):
 
 
 def test_meta_training_any_pytree_with_the_users_own_loss():
-    meta = MetaParams(Line(jnp.zeros(()), jnp.zeros(())), learning_rates=0.1)
-    adapt_fn = partial(adapt, line_loss, sgd, num_steps=1)
-    outer = optax_outer(outer_chain({"init": optax.adam(0.1), "learning_rates": optax.adam(0.01)}))
-    step = make_train_step(sample_line, make_objective(adapt_fn, line_loss), outer)
+    meta = MetaParams(Line(jnp.zeros(()), jnp.zeros(())), step_sizes=0.1)
+    inner_loop = InnerLoop(line_loss, sgd, num_steps=1)
+    outer = optax_outer(outer_chain({"init": optax.adam(0.1), "step_sizes": optax.adam(0.01)}))
+    step = TrainStep(sample_line, Objective(inner_loop, line_loss), outer)
     loop = make_train_loop(step, meta_batch_size=4, devices=jax.devices()[:1])
     state, metrics = loop(init_state(meta, outer, jax.random.key(0)), 100)
     chex.assert_trees_all_equal_structs(state.meta_params, meta)
@@ -72,10 +75,10 @@ def test_meta_training_any_pytree_with_the_users_own_loss():
 
 def test_the_given_meta_parameters_and_key_survive_a_donating_loop():
     init, key = Line(jnp.zeros(()), jnp.zeros(())), jax.random.key(0)
-    meta = MetaParams(init, learning_rates=jnp.asarray(0.1))
+    meta = MetaParams(init, step_sizes=jnp.asarray(0.1))
     outer = optax_outer(outer_chain({"init": optax.sgd(0.1)}))
-    step = make_train_step(
-        sample_line, make_objective(partial(adapt, line_loss, sgd, num_steps=1), line_loss), outer
+    step = TrainStep(
+        sample_line, Objective(InnerLoop(line_loss, sgd, num_steps=1), line_loss), outer
     )
     loop = make_train_loop(step, meta_batch_size=4, devices=jax.devices()[:2])
     first, _ = loop(init_state(meta, outer, key), 2)

@@ -1,14 +1,14 @@
-"""Results do not depend on devices, dispatches or chunks; the tasks are the same to the bit."""
+"""Results do not depend on devices, dispatches or chunks, and tasks are bit-identical."""
 
-from functools import cache, partial
+from functools import cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maml_jax import MetaParams, adapt, evaluate, init_state, make_train_loop, sgd
-from maml_jax.meta.tasks import task_keys
+from maml_jax import InnerLoop, MetaParams, evaluate, init_state, make_train_loop, sgd
+from maml_jax.keys import task_keys
 from tests.inner.problems import assert_bits_equal, assert_close
 from tests.inner.problems import float64 as float64
 from tests.meta.problems import (
@@ -28,12 +28,12 @@ DEVICES = (1, 2, 4, 8)
 
 @cache
 def steps_on(devices, dispatches):
-    """(state, metrics of every dispatch, bytes of every task drawn)."""
+    """Returns (state, metrics of every dispatch, bytes of every task that was drawn)."""
     drawn = []
 
     def sample(key):
         point = sample_point(key)
-        # As integers: a callback may run in a thread that has no float64.
+        # As integers, because a callback may run in a thread without float64.
         bits = jax.lax.bitcast_convert_type(point[0], jnp.uint32)
         jax.debug.callback(lambda x: drawn.append(np.asarray(x).tobytes()), bits)
         return point
@@ -52,7 +52,7 @@ def test_tasks_are_bit_identical_on_any_number_of_devices(devices):
 
 @pytest.mark.parametrize("devices", DEVICES)
 def test_one_meta_gradient_is_the_same_on_any_number_of_devices(devices):
-    """MAML itself: an inner gradient mixed up between devices would show."""
+    """This would detect inner gradients that are summed over devices."""
     state, (metrics,), _ = steps_on(devices, (1,))
     gradient = jax.tree.map(jnp.subtract, fresh_meta_params(), state.meta_params)
     assert_close(gradient, mean_gradient(range(TASKS)), rtol=1e-6)
@@ -60,7 +60,7 @@ def test_one_meta_gradient_is_the_same_on_any_number_of_devices(devices):
 
 
 @pytest.mark.parametrize("devices", [4])
-def test_one_dispatch_of_n_steps_equals_n_dispatches(devices):
+def test_a_dispatch_of_n_steps_equals_n_dispatches(devices):
     state, (metrics,), drawn = steps_on(devices, (3,))
     single, history, drawn_singly = steps_on(devices, (1, 1, 1))
     assert sorted(drawn) == sorted(drawn_singly)
@@ -72,7 +72,7 @@ def test_one_dispatch_of_n_steps_equals_n_dispatches(devices):
 
 
 @pytest.mark.parametrize(("devices", "chunk"), [(2, 2)])
-def test_chunks_on_devices(devices, chunk):
+def test_chunks_and_devices_can_be_combined(devices, chunk):
     ((state, _),) = run(make_step(tasks_per_chunk=chunk), devices=devices)
     assert_close(state, steps_on(1, (1,))[0])
 
@@ -85,7 +85,7 @@ def test_repeated_dispatches_trace_once(devices):
         traces.append(1)
         return bowl(params, point, key)
 
-    meta = MetaParams(jnp.zeros(2), learning_rates=0.1)  # weak types, as a user writes them
+    meta = MetaParams(jnp.zeros(2), step_sizes=0.1)  # weak types, as a user writes them
     step = make_step(loss_fn=counting_bowl)
     loop = make_train_loop(step, meta_batch_size=TASKS, devices=jax.devices()[:devices])
     state = init_state(meta, UNIT_STEP, jax.random.key(0))
@@ -96,7 +96,7 @@ def test_repeated_dispatches_trace_once(devices):
     assert counts == [counts[0]] * 4
 
 
-def test_a_meta_batch_that_does_not_divide_is_named():
+def test_a_meta_batch_that_does_not_divide_over_the_devices_is_named():
     with pytest.raises(ValueError, match="meta_batch_size=6 does not divide over 4 devices"):
         make_train_loop(make_step(), meta_batch_size=6, devices=jax.devices()[:4])
 
@@ -105,7 +105,7 @@ EPISODES = 10
 
 
 def wave_pair(key):
-    """Support and query are two points of a task."""
+    """Support and query are two points of one task."""
     point, _ = sample_point(key)
     return point, point + 0.1
 
@@ -113,13 +113,13 @@ def wave_pair(key):
 @cache
 def estimate(devices, chunk, num_steps=2, seed=0):
     return evaluate(
-        partial(adapt, bowl, sgd, num_steps=num_steps), bowl, wave_pair, fresh_meta_params(),
+        InnerLoop(bowl, sgd, num_steps=num_steps), bowl, wave_pair, fresh_meta_params(),
         jax.random.key(seed), num_episodes=EPISODES, chunk=chunk, devices=jax.devices()[:devices],
     )  # fmt: skip
 
 
 def python_loop(num_steps, seed=0):
-    """Query losses and distances [episodes, K+1] in a loop over episodes and inner steps."""
+    """Query losses and distances [episodes, K+1], by loops over episodes and inner steps."""
     meta, losses, distances = fresh_meta_params(), [], []
     keys = task_keys(jax.random.key(seed), jnp.asarray(0), jnp.arange(EPISODES))
     gradient = jax.jit(jax.grad(lambda p, point: bowl(p, point, None)[0]))
@@ -127,7 +127,7 @@ def python_loop(num_steps, seed=0):
         support, query = wave_pair(jax.random.split(key)[0])
         trajectory = [meta.init]
         for _ in range(num_steps):
-            step = meta.learning_rates * gradient(trajectory[-1], support)
+            step = meta.step_sizes * gradient(trajectory[-1], support)
             trajectory.append(trajectory[-1] - step)
         results = [bowl(params, query, None) for params in trajectory]
         losses.append([float(loss) for loss, _ in results])
@@ -137,7 +137,7 @@ def python_loop(num_steps, seed=0):
 
 @pytest.mark.parametrize("num_steps", [0, 5])
 def test_evaluation_is_mean_and_confidence_interval_after_every_step(num_steps):
-    """Any number of steps, other than in training too."""
+    """The number of steps may differ from training."""
     estimates, dropped = estimate(1, 100, num_steps)
     assert dropped == 0
     assert set(estimates) == {"loss", "distance"}
@@ -150,13 +150,13 @@ def test_evaluation_is_mean_and_confidence_interval_after_every_step(num_steps):
 
 @pytest.mark.parametrize(("devices", "chunk"), [(1, 3), (4, 2)])
 def test_evaluation_does_not_depend_on_devices_or_chunks(devices, chunk):
-    """Ten episodes divide over neither four devices nor chunks of three."""
+    """Ten episodes can be split evenly neither over four devices nor in chunks of three."""
     assert_close(estimate(devices, chunk), estimate(1, 100), rtol=1e-12)
 
 
 def test_the_same_key_draws_the_same_episodes():
     again = evaluate(
-        partial(adapt, bowl, sgd, num_steps=2), bowl, wave_pair, fresh_meta_params(),
+        InnerLoop(bowl, sgd, num_steps=2), bowl, wave_pair, fresh_meta_params(),
         jax.random.key(0), num_episodes=EPISODES, devices=jax.devices()[:1],
     )  # fmt: skip
     assert_bits_equal(again[0], estimate(1, 100)[0])
@@ -164,7 +164,7 @@ def test_the_same_key_draws_the_same_episodes():
     assert np.all(other[0]["loss"].mean != again[0]["loss"].mean)
 
 
-def test_episodes_that_are_not_finite_are_counted_and_left_out():
+def test_diverged_episodes_are_counted_and_left_out():
     keys = task_keys(jax.random.key(0), jnp.asarray(0), jnp.arange(EPISODES))
     bad = jax.random.key_data(jax.vmap(jax.random.split)(keys)[3, 0])
 
@@ -174,7 +174,7 @@ def test_episodes_that_are_not_finite_are_counted_and_left_out():
         return support, jnp.where(is_bad, jnp.nan, query)
 
     estimates, dropped = evaluate(
-        partial(adapt, bowl, sgd, num_steps=2), bowl, sample, fresh_meta_params(),
+        InnerLoop(bowl, sgd, num_steps=2), bowl, sample, fresh_meta_params(),
         jax.random.key(0), num_episodes=EPISODES, devices=jax.devices()[:2],
     )  # fmt: skip
     assert dropped == 1

@@ -1,1 +1,33 @@
-"""Across tasks: the meta-objective, the outer step, the train step and evaluation."""
+"""Across tasks: the meta-objective, the outer step, the train step and evaluation.
+
+`objective` holds the meta-objective of one task, `outer` how meta-parameters are updated,
+`train_step` one meta-step over many tasks, `evaluate` the statistics of evaluations, and `batching`
+the maps and sums over tasks. `maml_jax.parallel` distributes them over devices.
+"""
+
+from maml_jax.meta.evaluate import Estimate, summarise
+from maml_jax.meta.objective import Objective, multi_step_weights
+from maml_jax.meta.outer import (
+    MetaObjective,
+    OuterResult,
+    OuterStep,
+    keep_within,
+    optax_outer,
+    outer_chain,
+)
+from maml_jax.meta.train_step import TrainStep, init_state
+
+__all__ = [
+    "Estimate",
+    "MetaObjective",
+    "Objective",
+    "OuterResult",
+    "OuterStep",
+    "TrainStep",
+    "init_state",
+    "keep_within",
+    "multi_step_weights",
+    "optax_outer",
+    "outer_chain",
+    "summarise",
+]

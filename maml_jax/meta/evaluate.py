@@ -1,13 +1,12 @@
-"""Evaluation on fixed episodes, with a 95% confidence interval after every inner step."""
+"""Evaluation of tasks after every inner step, with 95% confidence intervals."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
-import jax
 import numpy as np
 
-from maml_jax.meta.objective import AdaptFn
-from maml_jax.types import Array, EpisodeSampler, LossFn, MetaParams, PyTree
+from maml_jax import keys
+from maml_jax.meta.objective import as_metrics
+from maml_jax.types import AdaptFn, Array, EpisodeSampler, LossFn, MetaParams, Metrics, Params
 
 
 class Estimate(NamedTuple):
@@ -15,35 +14,42 @@ class Estimate(NamedTuple):
 
     mean: np.ndarray  # [K+1]
     ci95: np.ndarray  # [K+1]
-    median: np.ndarray  # [K+1], which a few diverging episodes leave alone
+    median: np.ndarray  # [K+1], robust to a few diverged episodes
+
+
+class TaskEvaluation(Protocol):
+    """Evaluates one task: (meta_params, key) -> {"loss" and each entry of a dict aux: [K+1]}."""
+
+    def __call__(self, meta_params: MetaParams, key: Array, /) -> Metrics: ...
 
 
 def make_task_evaluation(
-    adapt_fn: AdaptFn, query_loss_fn: LossFn, sample_episode: EpisodeSampler
-) -> Callable[[MetaParams, Array], dict[str, Array]]:
-    """(meta_params, episode key) -> {"loss": [K+1], and each entry of a dict aux: [K+1]}."""
+    adapt: AdaptFn, query_loss: LossFn, sample_episode: EpisodeSampler
+) -> TaskEvaluation:
+    """Makes the evaluation of one task; see `maml_jax.parallel.make_evaluation`."""
 
-    def evaluate_task(meta_params: MetaParams, key: Array) -> dict[str, Array]:
-        # The same split as in a meta-step: an episode has one key, in training and in test.
-        episode_key, objective_key = jax.random.split(key)
+    def evaluate_task(meta_params: MetaParams, key: Array) -> Metrics:
+        episode_key, objective_key = keys.split_task_key(key)
         support, query = sample_episode(episode_key)
-        adapt_key, query_key = jax.random.split(objective_key)
+        of_task = keys.split_objective_key(objective_key)
 
-        def monitor(params: PyTree, k: Array) -> dict[str, Any]:
+        def monitor(params: Params, k: Array) -> Metrics:
             del k
-            loss, aux = query_loss_fn(params, query, query_key)
-            return {"loss": loss, **(aux if isinstance(aux, dict) else {})}
+            loss, aux = query_loss(params, query, of_task.query)
+            return {"loss": loss, **as_metrics(aux)}
 
-        return adapt_fn(meta_params, support, adapt_key, monitor=monitor).monitored
+        adaptation = adapt(meta_params, support, of_task.adapt, monitor=monitor)
+        monitored: Metrics = adaptation.monitored
+        return monitored
 
     return evaluate_task
 
 
 def summarise(per_episode: dict[str, Array]) -> tuple[dict[str, Estimate], int]:
-    """Mean and 1.96 σ/√n of [episodes, K+1, ...] arrays over the episodes that stayed finite.
+    """Mean, 1.96 σ/√n and median of arrays [episodes, K+1, ...] over the finite episodes.
 
     Returns:
-      ({name: Estimate}, number of episodes left out because a value was not finite).
+      ({name: Estimate}, number of diverged episodes, which are left out in every array).
     """
     values = {name: np.asarray(value, np.float64) for name, value in per_episode.items()}
     finite = np.all(

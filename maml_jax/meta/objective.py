@@ -1,35 +1,25 @@
-"""What meta-training minimises, for ONE task."""
+"""The meta-objective of one task, which meta-training minimizes."""
 
-from collections.abc import Callable
-from typing import Any
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 
-from maml_jax.meta.cost import LearnedLengths
-from maml_jax.types import Adaptation, Array, LossFn, MetaParams, Metrics, Params, PyTree
-
-# adapt with everything bound but (meta_params, support, key) and keyword overrides
-AdaptFn = Callable[..., Adaptation]
-StepWeightsFn = Callable[[Array], Array]  # meta-step -> weights [K] of the K query losses
-GATES = 2  # folded into an objective's key for the noise of gates
-TaskObjective = Callable[
-    [MetaParams, Any, Array, Array, PyTree], tuple[Array, tuple[Metrics, PyTree]]
-]
+from maml_jax import keys
+from maml_jax.inner.adapt import InnerLoop
+from maml_jax.lengths.cost import LearnedLengths
+from maml_jax.types import Array, LossFn, MetaParams, Metrics, Params, PyTree, StepWeightsFn
 
 
 def multi_step_weights(num_steps: int, anneal_steps: int) -> StepWeightsFn:
-    """Weights of MAML++'s multi-step loss Σ_k w_k L_query(θ_k), k = 1 … K.
+    """Weights of the multi-step loss of MAML++, Σ_k w_k L_query(θ_k), k = 1 … K.
 
-    All weights start at 1/K. Over `anneal_steps` meta-steps those of k < K fall linearly to
-    0.03/K, and what they lose goes to the last one; Σ w = 1 throughout.
+    All weights start at 1/K. Over `anneal_steps` meta-steps, those of k < K decrease linearly to
+    0.03/K, and the last weight increases so that the sum stays 1.
 
     Args:
       num_steps: K ≥ 1.
-      anneal_steps: meta-steps until only the last loss counts (almost) alone.
-
-    Returns:
-      meta-step [] -> weights [K].
+      anneal_steps: number of meta-steps until the last loss has almost all of the weight.
 
     Raises:
       ValueError: num_steps or anneal_steps is below 1.
@@ -51,57 +41,62 @@ def multi_step_weights(num_steps: int, anneal_steps: int) -> StepWeightsFn:
     return weights
 
 
-def make_objective(
-    adapt_fn: AdaptFn,
-    query_loss_fn: LossFn,
-    *,
-    step_weights: StepWeightsFn | None = None,
-    lengths: LearnedLengths | None = None,
-) -> TaskObjective:
-    """The query loss of one adapted task.
+def as_metrics(aux: PyTree) -> Metrics:
+    """The aux of a loss if it is a dict; no metrics otherwise."""
+    return aux if isinstance(aux, dict) else {}
 
-    Args:
-      adapt_fn: `adapt` with loss, optimizer and number of steps bound (functools.partial).
-      query_loss_fn: (params, query, key) -> (loss [], aux). A dict aux is reported as metrics.
-        It may make its own query data from the adapted params and the key.
-      step_weights: None optimises the loss after the last step; otherwise the multi-step loss
-        Σ_k w_k L_query(θ_k), evaluated inside the scan.
-      lengths: learned lengths: their gates, and the cost that is added to the loss. The state's
-        extras are {"dual": λ}, with λ = 0 to begin with, where they have a budget.
 
-    Returns:
-      objective(meta_params, episode, key, step, extras) -> (loss [], (metrics, extras)).
+@dataclasses.dataclass(frozen=True, eq=False)
+class Objective:
+    """The query loss of one adapted task, plus the penalty of learned lengths.
+
+    Called as objective(meta_params, episode, key, step, extras) -> (loss [], (metrics, extras)).
+
+    Attributes:
+      inner_loop: adapts to the support data.
+      query_loss: (params, query, key) -> (loss [], aux). A dict aux is reported as metrics. It may
+        generate its own query data from the adapted parameters and the key.
+      step_weights: weights w of the multi-step loss Σ_k w_k L_query(θ_k), which is evaluated inside
+        the scan; None uses the loss after the last step.
+      lengths: the gates of learned lengths, and the penalty that is added to the loss. With a
+        budget, the extras of the state are {"dual": λ}, where λ starts at 0.
     """
 
-    def objective(
-        meta_params: MetaParams, episode: Any, key: Array, step: Array, extras: PyTree
+    inner_loop: InnerLoop
+    query_loss: LossFn
+    _: dataclasses.KW_ONLY
+    step_weights: StepWeightsFn | None = None
+    lengths: LearnedLengths | None = None
+
+    def __call__(
+        self, meta_params: MetaParams, episode: PyTree, key: Array, step: Array, extras: PyTree
     ) -> tuple[Array, tuple[Metrics, PyTree]]:
+        """The loss of one task at a meta-step."""
         support, query = episode
-        adapt_key, query_key = jax.random.split(key)
+        of_task = keys.split_objective_key(key)
 
         def query_loss(params: Params, k: Array) -> tuple[Array, PyTree]:
             del k
-            return query_loss_fn(params, query, query_key)
+            return self.query_loss(params, query, of_task.query)
 
-        gates = {}
-        if lengths is not None:
-            gates = {"halting": lengths.gates(step, jax.random.fold_in(key, GATES))}
-        if step_weights is None:
-            adaptation = adapt_fn(meta_params, support, adapt_key, **gates)
+        inner_loop = self.inner_loop
+        if self.lengths is not None:
+            gates = self.lengths.gates_of_task(step, of_task.gates)
+            inner_loop = dataclasses.replace(inner_loop, gates=gates)
+        if self.step_weights is None:
+            adaptation = inner_loop(meta_params, support, of_task.adapt)
             loss, aux = query_loss(adaptation.params, jnp.zeros((), jnp.int32))
             final_loss = loss
         else:
-            adaptation = adapt_fn(meta_params, support, adapt_key, monitor=query_loss, **gates)
+            adaptation = inner_loop(meta_params, support, of_task.adapt, monitor=query_loss)
             losses, all_aux = adaptation.monitored
-            loss = jnp.sum(step_weights(step) * losses[1:])
+            loss = jnp.sum(self.step_weights(step) * losses[1:])
             final_loss, aux = losses[-1], jax.tree.map(lambda leaf: leaf[-1], all_aux)
-        metrics = {"query_loss": final_loss, **(aux if isinstance(aux, dict) else {})}
+        metrics = {"query_loss": final_loss, **as_metrics(aux)}
         if adaptation.losses.size:
             metrics["support_loss"] = adaptation.losses[0]
-        if lengths is not None:
-            term, cost, extras = lengths.term(meta_params, step, extras)
-            metrics |= {"cost": cost, **(extras if isinstance(extras, dict) else {})}
-            loss = loss + term
+        if self.lengths is not None:
+            penalty, cost, extras = self.lengths.penalty(meta_params, step, extras)
+            metrics |= {"cost": cost, **as_metrics(extras)}
+            loss = loss + penalty
         return loss, (metrics, extras)
-
-    return objective

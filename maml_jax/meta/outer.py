@@ -1,51 +1,78 @@
-"""The outer step: how meta-parameters move, given the meta-objective of this meta-step's tasks.
+"""The outer step: how the meta-parameters are updated, given the meta-objective of a meta-step.
 
-An outer step is a pair (init, step). `step` may evaluate the objective as often as it likes, with
-or without gradients, always on the same tasks: one optax update (the default), a line search, or
-TRPO's conjugate gradients fit the same pair.
+An outer step is a pair (init, step). `step` may evaluate the objective any number of times, with or
+without gradients, always on the same tasks. One optax update (the default), a line search and the
+conjugate gradients of TRPO all have this form.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from maml_jax.types import Array, MetaParams, PyTree
 
 
+class ValueFn(Protocol):
+    """Maps meta-parameters to (loss [], aux)."""
+
+    def __call__(self, meta_params: MetaParams, /) -> tuple[Array, PyTree]: ...
+
+
+class ValueAndGradFn(Protocol):
+    """Maps meta-parameters to ((loss [], aux), gradient)."""
+
+    def __call__(self, meta_params: MetaParams, /) -> tuple[tuple[Array, PyTree], MetaParams]: ...
+
+
 class MetaObjective(NamedTuple):
     """The mean over the finite tasks of a meta-batch, over all devices."""
 
-    value: Callable[[MetaParams], tuple[Array, PyTree]]  # -> (loss, aux)
-    value_and_grad: Callable[[MetaParams], tuple[tuple[Array, PyTree], MetaParams]]
+    value: ValueFn
+    value_and_grad: ValueAndGradFn
 
 
 class OuterResult(NamedTuple):
-    """What an outer step leaves behind."""
+    """The result of an outer step."""
 
     meta_params: MetaParams
     outer_state: PyTree
     aux: PyTree  # of the objective, for metrics
-    applied: Array  # [], bool: False where a non-finite gradient made it skip the update
+    applied: Array  # [], bool: False if a non-finite gradient made it skip the update
+
+
+class InitOuter(Protocol):
+    """Makes the state of the outer step from the meta-parameters."""
+
+    def __call__(self, meta_params: MetaParams, /) -> PyTree: ...
+
+
+class OuterStepFn(Protocol):
+    """Updates the meta-parameters and the state of the outer step; the key is for its own use."""
+
+    def __call__(
+        self, objective: MetaObjective, meta_params: MetaParams, state: PyTree, key: Array, /
+    ) -> OuterResult: ...
 
 
 class OuterStep(NamedTuple):
-    """init(meta_params) -> state; step(objective, meta_params, state, key) -> OuterResult."""
+    """How the meta-parameters are updated in a meta-step."""
 
-    init: Callable[[MetaParams], PyTree]
-    step: Callable[[MetaObjective, MetaParams, PyTree, Array], OuterResult]
+    init: InitOuter
+    step: OuterStepFn
 
 
 def optax_outer(optimizer: optax.GradientTransformation) -> OuterStep:
-    """One optax update a meta-step, left out while its gradient is not finite.
+    """One optax update per meta-step, which is skipped if its gradient is not finite.
 
     Args:
       optimizer: a transform over MetaParams, such as `outer_chain` makes.
     """
-    # apply_if_finite lets NaN in after max_consecutive_errors: never here; the driver stops first.
-    optimizer = optax.apply_if_finite(optimizer, max_consecutive_errors=jnp.iinfo(jnp.int32).max)
+    # apply_if_finite lets NaN in after max_consecutive_errors; the driver stops long before.
+    optimizer = optax.apply_if_finite(optimizer, max_consecutive_errors=np.iinfo(np.int32).max)
 
     def step(
         objective: MetaObjective, meta_params: MetaParams, state: PyTree, key: Array
@@ -59,7 +86,7 @@ def optax_outer(optimizer: optax.GradientTransformation) -> OuterStep:
 
 
 def keep_within(low: float, high: float) -> optax.GradientTransformation:
-    """Shortens updates so that the parameters stay in [low, high]: the last link of a chain."""
+    """Shortens updates so that the parameters stay in [low, high]; use it last in a chain."""
 
     def update(updates: PyTree, params: PyTree) -> PyTree:
         return jax.tree.map(lambda u, p: jnp.clip(p + u, low, high) - p, updates, params)
@@ -73,15 +100,14 @@ def outer_chain(
     clip: float | None = None,
     clip_norm: float | None = None,
 ) -> optax.GradientTransformation:
-    """One optax chain over MetaParams: an optimizer per learned field, the others held constant.
+    """An optax chain over MetaParams, with one optimizer for each learned field.
 
     Args:
-      learned: field of MetaParams -> optimizer of that field.
-      clip: clip every gradient element to ±clip first (miniImageNet's MAML: 10); None does not.
-      clip_norm: then scale the gradient of all learned fields together down to this L2 norm; those
-        of other fields do not count. A task that diverges leaves a gradient of ±clip in every
-        element, which Adam's second moment keeps for 1/(1 − b2) meta-steps; one of a bounded norm
-        it hardly notices.
+      learned: field of MetaParams -> its optimizer; the other fields are held constant.
+      clip: first clips every gradient element to ±clip (10 in MAML on miniImageNet), if not None.
+      clip_norm: then scales the gradient of all learned fields together down to this L2 norm. A
+        diverged task leaves a gradient of ±clip in every element, which stays in Adam's second
+        moment for 1/(1 − b2) meta-steps; a gradient of bounded norm hardly affects it.
 
     Raises:
       ValueError: a key of `learned` is not a field of MetaParams.
@@ -97,10 +123,7 @@ def outer_chain(
             f"unknown fields {sorted(unknown)}; MetaParams has {', '.join(MetaParams._fields)}"
         )
     labels = MetaParams(*(f if f in learned else "constant" for f in MetaParams._fields))
-    transforms: dict[Any, optax.GradientTransformation] = {
-        **learned,
-        "constant": optax.set_to_zero(),
-    }
+    transforms = {**learned, "constant": optax.set_to_zero()}
 
     def label_tree(meta_params: MetaParams) -> PyTree:
         return MetaParams(

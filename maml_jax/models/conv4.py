@@ -15,20 +15,21 @@ HEAD_INITIALIZERS = {
 
 
 class Conv4(nn.Module):
-    """Four blocks of 3×3 convolution, normalisation and ReLU, then a linear head.
+    """Four blocks of 3×3 convolution, normalization and ReLU, then a linear head.
 
-    Published forms: Omniglot has stride 2, 64 filters, the mean over space and a head drawn from
-    N(0, 1); miniImageNet has 2×2 max-pooling, 32 filters, flattening and a Xavier head. Images of
-    28, 32 or 84 pixels end at 2, 2 or 6 pixels with strides, and at 1, 2 or 5 with pooling.
+    Two forms are published. That for Omniglot has stride 2, 64 filters, the mean over space and a
+    head drawn from N(0, 1); that for miniImageNet has 2×2 max-pooling, 32 filters, flattening and a
+    Xavier head. Images of 28, 32 or 84 pixels shrink to 2, 2 or 6 pixels with strides, and to 1, 2
+    or 5 with pooling.
 
     Attributes:
       ways: N, the number of classes.
-      filters: in each convolution.
-      max_pool: max-pooling and flattening instead of strides and the mean over space.
+      filters: number of filters in each convolution.
+      max_pool: uses max-pooling and flattening instead of strides and the mean over space.
       normalization: a name in `maml_jax.models.normalization.NORMALIZATIONS`.
-      head_init: a name in `HEAD_INITIALIZERS`; None takes the published one of the form.
-      convolution: a name in `maml_jax.models.convolution.CONVOLUTIONS`; None takes the backend's.
-      block_patches: see `Convolution`; None takes the backend's.
+      head_init: a name in `HEAD_INITIALIZERS`; None uses the published one.
+      convolution: a name in `maml_jax.models.convolution.CONVOLUTIONS`; None uses the default.
+      block_patches: see `Convolution`; None uses the default of the backend.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -56,14 +57,14 @@ class Conv4(nn.Module):
 
         Args:
           inputs: [S, H, W, C].
-          num_reference: for normalization="support", the leading rows that are support examples:
-            they give the statistics and have no row in the result.
+          num_reference: for normalization="support", the number of leading inputs that are support
+            examples. They provide the statistics, and the result leaves them out.
 
         Returns:
           logits [S − num_reference, N].
         """
         check_normalization(self.normalization, num_reference)
-        # ReLU and an increasing normalisation commute with the maximum.
+        # ReLU and an increasing normalization commute with the maximum.
         pool_first = self.max_pool and is_increasing(self.normalization)
         hidden = inputs
         for block in range(4):

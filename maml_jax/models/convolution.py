@@ -1,24 +1,31 @@
-"""3×3 convolutions that stay fast when every task has its own kernel.
+"""Convolutions that stay fast when every task has its own kernel.
 
-Under vmap over tasks a convolution with per-task kernels becomes a grouped convolution, which is
-slow on CPU and in cuDNN's backward pass. As patches times a matrix it becomes a batched matrix
-product, and so do all of its derivatives.
+Under vmap over tasks, a convolution with per-task kernels becomes a grouped convolution, which is
+slow on a CPU and in cuDNN's backward pass. Written as a product of patches and a matrix, it becomes
+a batched matrix product, and so do all of its derivatives.
 """
 
 from collections.abc import Callable
+from typing import Protocol, TypeVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from maml_jax.models.normalization import Moments, moments_of_examples
-from maml_jax.types import Array, PyTree
+from maml_jax.types import Array
 
-ConvolveFn = Callable[[Array, Array, int], Array]  # inputs [S, H, W, C], kernel, stride -> outputs
+T = TypeVar("T")
+
+
+class ConvolveFn(Protocol):
+    """A SAME convolution: (inputs [S, H, W, C], kernel [k, k, C, F], stride) -> [S, h, w, F]."""
+
+    def __call__(self, inputs: Array, kernel: Array, stride: int, /) -> Array: ...
 
 
 def _same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Output size and the zeros before the image, as TensorFlow and lax define SAME."""
+    """Output size and number of zeros before the image, as TensorFlow and lax define SAME."""
     outputs = -(-size // stride)
     return outputs, max((outputs - 1) * stride + kernel - size, 0) // 2
 
@@ -26,9 +33,9 @@ def _same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
 def _taps(inputs: Array, kernel_size: tuple[int, int], stride: int) -> list[Array]:
     """The inputs [S, h, w, C] under each tap of the kernel, row by row.
 
-    The padded image is split into stride × stride phases first, so that every tap is a contiguous
-    slice of one phase. Transposed, that is one addition per tap and one concatenation of phases;
-    strided slices would test every input pixel against every tap.
+    The padded image is first split into stride × stride phases, so that every tap is a contiguous
+    slice of one phase. The transpose is one addition per tap and one concatenation of phases;
+    that of strided slices would test every input pixel against every tap.
     """
     number, height, width, channels = inputs.shape
     rows, top = _same_padding(height, kernel_size[0], stride)
@@ -77,26 +84,26 @@ def im2col(inputs: Array, kernel: Array, stride: int = 1) -> Array:
              [6., 4.]], dtype=float32)
     """
     patches = jnp.concatenate(_taps(inputs, (kernel.shape[0], kernel.shape[1]), stride), axis=-1)
-    # A product of two matrices: XLA's CPU backend is slower when the rows keep their three axes.
+    # XLA's CPU backend is slower when the patches keep their three leading axes.
     outputs = patches.reshape(-1, patches.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])
     return outputs.reshape(*patches.shape[:-1], -1)
 
 
 def lax_convolution(inputs: Array, kernel: Array, stride: int = 1) -> Array:
-    """SAME convolution by XLA's own operation; arguments as `im2col`."""
+    """SAME convolution by XLA's own operation; the arguments are those of `im2col`."""
     return jax.lax.conv_general_dilated(
         inputs, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 
 CONVOLUTIONS: dict[str, ConvolveFn] = {"im2col": im2col, "lax": lax_convolution}
-DEFAULT_CONVOLUTION = "im2col"  # measured on a CPU alone; convolution="lax" is the other choice
-BACKEND_BLOCK_PATCHES = {"cpu": 2**18}  # 1 MB of float32: measured best with 512 KB of L2 per core
-WORTH_BLOCKS = 4  # fewer blocks than this cost more than they save
+DEFAULT_CONVOLUTION = "im2col"  # fastest as measured on a CPU
+BACKEND_BLOCK_PATCHES = {"cpu": 2**18}  # 1 MB of float32, fastest with 512 KB of L2 cache
+WORTH_BLOCKS = 4  # fewer blocks cost more than they save
 
 
 def get_convolution(name: str | None = None) -> ConvolveFn:
-    """A row of `CONVOLUTIONS`; None takes what measured fastest.
+    """Returns an entry of `CONVOLUTIONS`; None returns the default.
 
     Raises:
       ValueError: the name is unknown.
@@ -110,21 +117,21 @@ def get_convolution(name: str | None = None) -> ConvolveFn:
 def max_pool(inputs: Array) -> Array:
     """2×2 max-pooling with stride 2; an odd last row or column is dropped (VALID).
 
-    The maximum is selected by comparison. A reduction by `jnp.max` differentiates through x == max,
-    and under jit max is recomputed with other rounding: its second derivatives are wrong.
+    The maximum is selected by comparison. `jnp.max` differentiates through x == max, and under jit
+    max may be recomputed with different rounding, which makes its second derivatives wrong.
 
     Args:
       inputs: [S, H, W, C].
 
     Returns:
-      [S, ⌊H/2⌋, ⌊W/2⌋, C]. At ties the gradient goes to the first, rows before columns.
+      [S, ⌊H/2⌋, ⌊W/2⌋, C]. At ties the gradient goes to the first element, by rows.
     """
     number, height, width, channels = inputs.shape
     rows, columns = height // 2, width // 2
     even = inputs[:, : rows * 2, : columns * 2]
     cells = even.reshape(number, rows, 2, columns, 2, channels)
     for axis in (2, 4):
-        # split transposes to one concatenation, slices to conditionals for every pixel.
+        # A split transposes to one concatenation, and slices to conditionals for every pixel.
         first, second = jax.lax.split(cells, (1, 1), axis=axis)
         cells = jnp.where(first >= second, first, second)
     return cells.reshape(number, rows, columns, channels)
@@ -137,28 +144,29 @@ def _largest_block(number: int, limit: int) -> int:
     )
 
 
-def _map_blocks(fn: Callable[[Array], PyTree], inputs: Array, block: int) -> PyTree:
-    """fn over blocks of examples; the backward pass recomputes what fn computes inside."""
+def _map_blocks(fn: Callable[[Array], T], inputs: Array, block: int) -> T:
+    """Maps fn over blocks of examples; the backward pass recomputes what fn computes inside."""
     blocks = inputs.reshape(-1, block, *inputs.shape[1:])
     outputs = jax.lax.map(jax.checkpoint(fn, prevent_cse=False), blocks)
-    return jax.tree.map(lambda leaf: leaf.reshape(inputs.shape[0], *leaf.shape[2:]), outputs)
+    joined: T = jax.tree.map(lambda leaf: leaf.reshape(inputs.shape[0], *leaf.shape[2:]), outputs)
+    return joined
 
 
 class Convolution(nn.Module):
     """A SAME convolution with Xavier-uniform kernel and zero bias, and its moments.
 
-    Large images run in blocks of examples: patches, outputs, moments and pooling of a block stay in
-    cache, and patches are never stored for the backward pass.
+    Large inputs are processed in blocks of examples. Patches, outputs, moments and pooling of a
+    block stay in cache, and patches are not stored for the backward pass.
 
     Attributes:
       filters: F, output channels.
-      size: of the kernel, in both directions.
-      stride: in both directions.
-      use_bias: a bias before batch statistics cancels in them: leave it out there.
-      pool: max-pool the outputs; the moments are those before pooling.
-      implementation: a name in `CONVOLUTIONS`; None takes the backend's default.
-      block_patches: largest number of patch elements in a block, 0 for no blocks; None takes the
-        backend's default.
+      size: size of the kernel in both directions.
+      stride: stride in both directions.
+      use_bias: adds a bias, which batch statistics would cancel.
+      pool: max-pools the outputs; the moments are those before pooling.
+      implementation: a name in `CONVOLUTIONS`; None uses the default.
+      block_patches: largest number of patch elements in a block, 0 for no blocks; None uses the
+        default of the backend.
     """
 
     filters: int
@@ -171,7 +179,7 @@ class Convolution(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: Array) -> tuple[Array, Moments]:
-        """Maps [S, H, W, C] to [S, h, w, F] and the Moments [S, F] of each example."""
+        """Maps [S, H, W, C] to [S, h, w, F] and the moments [S, F] of each example."""
         number, height, width, channels = inputs.shape
         shape = (self.size, self.size, channels, self.filters)
         kernel = self.param("kernel", nn.initializers.xavier_uniform(), shape)

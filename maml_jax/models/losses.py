@@ -1,4 +1,4 @@
-"""The classification loss, and how `support` normalisation gets its reference examples."""
+"""The classification loss, and the reference examples of `support` normalization."""
 
 from collections.abc import Callable
 from typing import cast
@@ -11,7 +11,7 @@ from maml_jax.types import Array, Episode, Examples, LossFn, Metrics, Params
 
 
 def classification_logits(model: nn.Module) -> Callable[[Params, Examples], Array]:
-    """(params, examples) -> logits [S, N], one row for each target of the examples."""
+    """Returns a function (params, examples) -> logits [S, N], with one row for each target."""
 
     def logits_fn(params: Params, examples: Examples) -> Array:
         inputs, targets = examples
@@ -25,15 +25,15 @@ def classification_logits(model: nn.Module) -> Callable[[Params, Examples], Arra
 def classification_loss(model: nn.Module) -> LossFn:
     """Mean softmax cross-entropy of a flax module, with its accuracy.
 
-    Inputs that outnumber the targets begin with unlabelled reference examples: the module gets
-    their number as `num_reference` (see `with_reference`).
+    If there are more inputs than targets, the inputs begin with unlabelled reference examples, and
+    the module receives their number as `num_reference` (see `with_reference`).
 
     Args:
-      model: inputs [S, ...] -> logits [S, N].
+      model: a module that maps inputs [S, ...] to logits [S, N].
 
     Returns:
       loss_fn(params, examples, key) -> (loss [], {"accuracy": []}); examples.targets are class
-      indices [S]. The key is not used.
+      indices [S], and the key is not used.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -46,7 +46,6 @@ def classification_loss(model: nn.Module) -> LossFn:
       >>> loss_fn(params, Examples(inputs, jnp.array([0, 1])), jax.random.key(0))[1]["accuracy"]
       Array(1., dtype=float32)
     """
-
     logits_fn = classification_logits(model)
 
     def loss_fn(params: Params, examples: Examples, key: Array) -> tuple[Array, Metrics]:
@@ -60,13 +59,13 @@ def classification_loss(model: nn.Module) -> LossFn:
 
 
 def with_reference(episode: Episode) -> Episode:
-    """Puts the support inputs before the query's, for normalization="support".
+    """Puts the support inputs before the query inputs, for normalization="support".
 
     Args:
       episode: support [S, *x], query [Q, *x].
 
     Returns:
-      The episode with query inputs [S + Q, *x] and the query targets [Q] as they were.
+      The episode with query inputs [S + Q, *x] and unchanged query targets [Q].
     """
     support, query = episode
     return Episode(

@@ -1,4 +1,4 @@
-"""Multi-layer perceptron."""
+"""The multi-layer perceptron."""
 
 from collections.abc import Sequence
 
@@ -15,18 +15,18 @@ INITIALIZERS = {
 
 
 class MLP(nn.Module):
-    """Dense layers with ReLU between them: 1-40-40-1 is the network of the sinusoid.
+    """Dense layers with ReLU between them.
 
-    MAML's Omniglot network is MLP((256, 128, 64, 64), ways, "truncated_normal_0.01", "batch",
-    flatten=True).
+    The sinusoid's network is MLP((40, 40), 1); MAML's fully connected network for Omniglot is
+    MLP((256, 128, 64, 64), ways, "truncated_normal_0.01", "batch", flatten=True).
 
     Attributes:
       hidden: widths of the hidden layers.
       outputs: width of the last layer.
       kernel_init: a name in `INITIALIZERS`; MAML's code uses `truncated_normal_0.01`.
-      normalization: between each hidden layer and its ReLU, a name in
-        `maml_jax.models.normalization.NORMALIZATIONS`; the layers then have no bias of their own.
-      flatten: takes inputs [S, ...] of any shape, such as images, as vectors.
+      normalization: a name in `maml_jax.models.normalization.NORMALIZATIONS`, applied between each
+        hidden layer and its ReLU; these layers then have no bias. None does not normalize.
+      flatten: accepts inputs [S, ...] of any shape, such as images, and flattens them.
     """
 
     hidden: Sequence[int]

@@ -1,11 +1,11 @@
-"""Normalisation inside an episode: stateless, and an explicit choice.
+"""Normalization inside an episode, without running statistics.
 
-- `batch`: the batch's own statistics, in training and at test. Query examples are normalised
-  together: results are transductive. A learned shift, no scale, as in MAML's code.
-- `support`: query examples are normalised with the statistics of the support examples, so that no
-  query example sees another one.
-- `per_step`: `batch` with a shift and a scale of their own for every inner step (MAML++).
-- `group`: groups of channels of each example alone, with shift and scale.
+- `batch`: uses the statistics of the batch, in training and at test. Query examples are normalized
+  together, so results are transductive. There is a learned shift but no scale, as in MAML's code.
+- `support`: normalizes query examples with the statistics of the support examples, so that query
+  examples do not influence each other.
+- `per_step`: is `batch` with a separate shift and scale for every inner step (MAML++).
+- `group`: normalizes groups of channels of each example on its own, with a shift and a scale.
 """
 
 import math
@@ -17,27 +17,38 @@ import jax.numpy as jnp
 
 from maml_jax.types import Array, Params
 
-# kind -> names of the parameters (scale, shift)
-PARAMETER_NAMES: dict[str, tuple[str | None, str]] = {
-    "batch": (None, "shift"),
-    "support": (None, "shift"),
-    "per_step": ("step_scale", "step_shift"),
-    "group": ("scale", "shift"),
+
+class ParameterNames(NamedTuple):
+    """Names of the parameters of one kind of normalization."""
+
+    scale: str | None
+    shift: str
+
+
+PARAMETER_NAMES = {
+    "batch": ParameterNames(None, "shift"),
+    "support": ParameterNames(None, "shift"),
+    "per_step": ParameterNames("step_scale", "step_shift"),
+    "group": ParameterNames("scale", "shift"),
 }
 NORMALIZATIONS = tuple(PARAMETER_NAMES)
 PER_STEP_NAMES = PARAMETER_NAMES["per_step"]
 
 
 def is_increasing(kind: str) -> bool:
-    """Whether y never falls as x grows: then max-pooling may come first, on a quarter of the work.
+    """Whether the output never decreases in the input; a learned scale may become negative.
 
-    A learned scale may turn negative.
+    If so, max-pooling may come first, which saves three quarters of the work.
     """
-    return PARAMETER_NAMES[kind][0] is None
+    return PARAMETER_NAMES[kind].scale is None
 
 
 def check_normalization(kind: str, num_reference: int = 0) -> None:
-    """Raises a ValueError for an unknown kind, or one that takes no reference examples."""
+    """Checks the kind, and whether it takes reference examples.
+
+    Raises:
+      ValueError: the kind is unknown, or num_reference is given to a kind other than `support`.
+    """
     if kind not in NORMALIZATIONS:
         raise ValueError(
             f"normalization={kind!r} is unknown; choose from {', '.join(NORMALIZATIONS)}"
@@ -50,14 +61,14 @@ def check_normalization(kind: str, num_reference: int = 0) -> None:
 
 
 class Moments(NamedTuple):
-    """Mean and variance over space of each example and channel: all that normalisation needs."""
+    """Mean and variance over space of each example and channel, all that normalization needs."""
 
     mean: Array  # [S, C]
     variance: Array  # [S, C]
 
 
 def moments_of_examples(inputs: Array) -> Moments:
-    """Moments over the axes between the first and the last of inputs [S, ..., C]."""
+    """Moments of inputs [S, ..., C] over all axes but the first and the last."""
     axes = tuple(range(1, inputs.ndim - 1))
     mean = jnp.mean(inputs, axes, keepdims=True)
     variance = jnp.mean((inputs - mean) ** 2, axes)
@@ -76,19 +87,20 @@ def _pool_groups(moments: Moments, groups: int) -> Moments:
     shape = moments.mean.shape
     grouped = jax.tree.map(lambda leaf: leaf.reshape(shape[0], groups, -1), moments)
     repeats = shape[1] // groups
-    return jax.tree.map(
+    pooled: Moments = jax.tree.map(
         lambda leaf: jnp.repeat(leaf[..., 0], repeats, axis=1), _pool_moments(grouped, 2)
     )
+    return pooled
 
 
 class Normalization(nn.Module):
-    """One normalisation layer over the last axis; give it a name that starts with `norm`.
+    """A normalization layer over the last axis; give it a name that starts with `norm`.
 
     y = (x − μ) / √(σ² + ε) · scale + shift
 
     Attributes:
       kind: a name in `NORMALIZATIONS`.
-      groups: of channels, for `group`; reduced to a divisor of the number of channels.
+      groups: number of groups for `group`, reduced to a divisor of the number of channels.
       epsilon: ε.
     """
 
@@ -100,13 +112,14 @@ class Normalization(nn.Module):
     def __call__(
         self, inputs: Array, moments: Moments | None = None, num_reference: int = 0
     ) -> Array:
-        """Normalises inputs.
+        """Normalizes inputs.
 
         Args:
           inputs: [S, ..., C].
-          moments: [S, C] of each example, where they are known already; for max-pooled inputs those
-            before pooling. None computes them from the inputs.
-          num_reference: for `support`, how many leading rows give the statistics; 0 for all rows.
+          moments: [S, C] of each example if they are already known, before any max-pooling. None
+            computes them from the inputs.
+          num_reference: for `support`, the number of leading inputs that provide the statistics; 0
+            uses all inputs.
 
         Returns:
           [S, ..., C].
@@ -137,11 +150,11 @@ def _leaf_name(path: tuple[object, ...]) -> str:
 
 
 def with_steps(params: Params, num_steps: int) -> Params:
-    """Gives `per_step` parameters their axis of inner steps: [C] becomes K + 1 copies [K+1, C].
+    """Copies every `per_step` parameter [C] for all inner steps: [K+1, C].
 
     Args:
-      params: of a model with normalization="per_step".
-      num_steps: K; row k serves the forward pass at θ_k, so the query loss after step K uses row K.
+      params: parameters of a model with normalization="per_step".
+      num_steps: K; row k is used at θ_k, so that the query loss after the last step uses row K.
     """
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: (
@@ -154,9 +167,9 @@ def with_steps(params: Params, num_steps: int) -> Params:
 
 
 def at_step(params: Params, k: Array | int) -> Params:
-    """Row k of every `per_step` parameter [K+1, C], the others as they are: what the model takes.
+    """Selects row k of every `per_step` parameter [K+1, C]; the model takes the result.
 
-    Past the last row the last one serves: at test K may be larger than in training.
+    The last row is used for all later steps, as K may be larger at test than in training.
 
     Example:
       >>> import jax.numpy as jnp
@@ -176,9 +189,9 @@ def at_step(params: Params, k: Array | int) -> Params:
 
 
 def norm_shifts_do_not_adapt(path: str) -> bool:
-    """For `adapt`'s `adapts`: False for parameters of layers named norm*, as in MAML's protocol.
+    """For `InnerLoop.adapts`: freezes the parameters of layers named norm*, as MAML does.
 
-    Their shifts (and scales) are meta-learned but stay at θ in the inner loop.
+    Their shifts and scales are meta-learned but not adapted in the inner loop.
 
     Example:
       >>> from maml_jax.models.normalization import norm_shifts_do_not_adapt

@@ -15,15 +15,15 @@ from maml_jax.types import Array
 class ResNet12(nn.Module):
     """Four residual blocks of three 3×3 convolutions, mean over space, a linear head.
 
-    A block is three times [convolution, normalisation, leaky ReLU 0.1], the last activation after
-    the sum with a 1×1 convolution and normalisation of the block's input; then 2×2 max-pooling.
+    A block has three layers [convolution, normalization, leaky ReLU 0.1], a shortcut of a 1×1
+    convolution and normalization that is added before the last activation, and 2×2 max-pooling.
 
     Attributes:
       ways: N, the number of classes.
-      widths: filters of the four blocks.
+      widths: number of filters of each of the four blocks.
       normalization: a name in `maml_jax.models.normalization.NORMALIZATIONS`.
-      convolution: a name in `maml_jax.models.convolution.CONVOLUTIONS`; None takes the backend's.
-      block_patches: see `Convolution`; None takes the backend's.
+      convolution: a name in `maml_jax.models.convolution.CONVOLUTIONS`; None uses the default.
+      block_patches: see `Convolution`; None uses the default of the backend.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -47,7 +47,7 @@ class ResNet12(nn.Module):
         """Classifies images.
 
         Args:
-          inputs: [S, H, W, C], 16 pixels or more.
+          inputs: [S, H, W, C], of 16 pixels or more.
           num_reference: see `maml_jax.models.conv4.Conv4`.
 
         Returns:
@@ -74,7 +74,7 @@ class ResNet12(nn.Module):
             for layer in range(2):
                 hidden = activation(normalized(hidden, width, 3, f"{block}_{layer}"))
             hidden = normalized(hidden, width, 3, f"{block}_2") + shortcut
-            # The activation is increasing: pooled first it runs on a quarter of the pixels.
+            # The activation is increasing, so it may run after pooling, on a quarter of the pixels.
             hidden = activation(max_pool(hidden))
         features = jnp.mean(hidden[num_reference:], axis=(1, 2))
         return nn.Dense(self.ways, kernel_init=nn.initializers.xavier_uniform(), name="head")(

@@ -1,7 +1,7 @@
-"""Quadratic tasks, whose adaptation and meta-gradient have a closed form: the tests' oracle.
+"""Quadratic tasks, whose adaptation and meta-gradient have a closed form.
 
-L(θ) = ½ Σ_i h_i (θ_i − c_i)², with curvatures h shared by all tasks and a center c ~ N(0, I) per
-task. Gradient descent with step α gives θ_K − c = (1 − αh)^K (θ_0 − c), hence the query loss
+L(θ) = ½ Σ_i h_i (θ_i − c_i)², with curvatures h shared by all tasks and a center c ~ N(0, I) for
+each task. Gradient descent with step α gives θ_K − c = (1 − αh)^K (θ_0 − c), hence the query loss
 ½ Σ h (1 − αh)^{2K} (θ_0 − c)² and the meta-gradient h (1 − αh)^{2K} (θ_0 − c).
 """
 
@@ -31,12 +31,12 @@ def loss(params: Array, quadratic: Quadratic, key: Array) -> tuple[Array, tuple[
 def sample_episode(
     key: Array, curvature: Array, noise: Array | float = 0.0
 ) -> tuple[Quadratic, Quadratic]:
-    """Draws a center c ~ N(0, I); the support data see it as c + noise · ε, ε ~ N(0, I).
+    """Draws a center c ~ N(0, I), which support data see as c + noise · ε with ε ~ N(0, I).
 
     Args:
-      key: [].
+      key: [], a typed PRNG key.
       curvature: [n], h.
-      noise: [n] or [], its standard deviation; 0 gives the same quadratic twice.
+      noise: [n] or [], standard deviation of the noise; 0 gives the same quadratic twice.
 
     Returns:
       (support, query).
@@ -46,27 +46,23 @@ def sample_episode(
     return Quadratic(curvature, center + noise * error), Quadratic(curvature, center)
 
 
-def expected_losses(
-    curvature: Array, noise: Array, learning_rate: Array, num_steps: Array
-) -> Array:
-    """Each coordinate's expected query loss after K steps from θ_0 = 0, [n].
+def expected_losses(curvature: Array, noise: Array, step_size: Array, num_steps: Array) -> Array:
+    """The expected query loss of each coordinate after K steps from θ_0 = 0, [n].
 
-    ½ h ((1 − ρ)² + ρ² s²) with ρ = 1 − (1 − αh)^K: more steps fit the noise s too. Over real K the
-    minimum is at (1 − αh)^K = s² / (1 + s²).
+    It is ½ h ((1 − ρ)² + ρ² s²) with ρ = 1 − (1 − αh)^K, since more steps also fit the noise s.
+    The minimum over real K is at (1 − αh)^K = s² / (1 + s²).
     """
-    moved = 1 - (1 - learning_rate * curvature) ** num_steps
+    moved = 1 - (1 - step_size * curvature) ** num_steps
     return 0.5 * curvature * ((1 - moved) ** 2 + (moved * noise) ** 2)
 
 
-def adapted(params: Array, quadratic: Quadratic, learning_rate: Array, num_steps: int) -> Array:
+def adapted(params: Array, quadratic: Quadratic, step_size: Array, num_steps: int) -> Array:
     """θ_K in closed form, [n]."""
-    contraction = (1 - learning_rate * quadratic.curvature) ** num_steps
+    contraction = (1 - step_size * quadratic.curvature) ** num_steps
     return quadratic.center + contraction * (params - quadratic.center)
 
 
-def meta_gradient(
-    params: Array, quadratic: Quadratic, learning_rate: Array, num_steps: int
-) -> Array:
+def meta_gradient(params: Array, quadratic: Quadratic, step_size: Array, num_steps: int) -> Array:
     """∂L(θ_K)/∂θ_0 in closed form, [n]."""
-    contraction = (1 - learning_rate * quadratic.curvature) ** num_steps
+    contraction = (1 - step_size * quadratic.curvature) ** num_steps
     return quadratic.curvature * contraction**2 * (params - quadratic.center)

@@ -17,7 +17,7 @@ INPUT = (-5.0, 5.0)
 
 
 class SineWave(NamedTuple):
-    """What defines one task."""
+    """The amplitude A and phase φ that define one task."""
 
     amplitude: Array  # []
     phase: Array  # []
@@ -37,7 +37,7 @@ def sample_wave(key: Array) -> SineWave:
 
 
 def examples(wave: SineWave, inputs: Array, *, oracle: bool = False) -> Examples:
-    """Labels inputs [S, 1] with the wave; an oracle also sees A and φ as inputs: [S, 3]."""
+    """Labels inputs [S, 1] with the wave; an oracle also receives A and φ, in inputs [S, 3]."""
     targets = wave(inputs)
     if oracle:
         known = jnp.broadcast_to(jnp.stack(wave), (inputs.shape[0], 2))
@@ -48,16 +48,16 @@ def examples(wave: SineWave, inputs: Array, *, oracle: bool = False) -> Examples
 def sample_episode(
     key: Array, *, num_support: int = 10, num_query: int = 10, oracle: bool = False
 ) -> Episode:
-    """Draws one wave, S = num_support and Q = num_query points of it.
+    """Draws one wave, and S = num_support and Q = num_query points of it.
 
     Args:
       key: [], a typed PRNG key.
       num_support: points to adapt on.
-      num_query: points to be judged on.
-      oracle: give amplitude and phase to the network as two more inputs (the paper's oracle).
+      num_query: points to evaluate on.
+      oracle: whether amplitude and phase are two more inputs, as for the oracle of the paper.
 
     Returns:
-      An Episode of inputs [S, 1] (oracle: [S, 3]) and targets [S, 1].
+      An Episode of inputs [S, 1] (with an oracle [S, 3]) and targets [S, 1].
 
     Example:
       >>> import jax

@@ -1,4 +1,4 @@
-"""Small problems, textbook updates and finite differences that the contract tests share."""
+"""Small problems, textbook updates and finite differences that tests share."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,7 +11,9 @@ import optax
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from maml_jax import Examples, MetaParams, adam, as_direction, heavy_ball, nesterov, sgd
+from maml_jax import Examples, InnerLoop, MetaParams
+from maml_jax.inner.optimizers.registry import adam, as_direction, heavy_ball, nesterov, sgd
+from maml_jax.types import Adaptation
 
 OPTIMIZERS = {
     "sgd": sgd,
@@ -21,9 +23,19 @@ OPTIMIZERS = {
     "rmsprop": as_direction(optax.rmsprop(0.1, eps=1e-6)),
 }
 META_GRADIENTS = ("exact", "reverse", "first_order")
-GRID = [(name, flow) for name in OPTIMIZERS for flow in META_GRADIENTS]
-# Every optimizer and every meta-gradient at least once, where the whole grid would take too long.
-CROSS = [(name, flow) for name, flow in GRID if name == "heavy_ball" or flow == "exact"]
+GRID = [(name, estimator) for name in OPTIMIZERS for estimator in META_GRADIENTS]
+# Every optimizer and every meta-gradient at least once, for tests in which GRID takes too long.
+CROSS = [
+    (name, estimator) for name, estimator in GRID if name == "heavy_ball" or estimator == "exact"
+]
+
+
+def adapt(
+    loss: Any, optimizer: Any, meta_params: MetaParams, support: Any, key: Any, **options: Any
+) -> Adaptation:
+    """Makes an inner loop and calls it."""
+    call = {name: options.pop(name) for name in ("monitor", "start", "carry") if name in options}
+    return InnerLoop(loss, optimizer, **options)(meta_params, support, key, **call)
 
 
 @pytest.fixture
@@ -43,7 +55,7 @@ def assert_bits_equal(actual: Any, expected: Any) -> None:
 
 
 def assert_moves(tree: Any) -> None:
-    """Every leaf has a gradient that is not zero: comparisons with it mean something."""
+    """Asserts that no leaf of a gradient is zero, which would make comparisons meaningless."""
     for leaf in jax.tree.leaves(tree):
         assert np.abs(leaf).max() > 1e-6
 
@@ -52,13 +64,13 @@ def central_differences(fn: Callable[[Any], jax.Array], at: Any, eps: float = 1e
     """∂fn/∂at of a scalar function over a pytree of float64 leaves."""
     flat, unravel = ravel_pytree(at)
     shifts = eps * jnp.eye(flat.size)
-    shifted = flat + jnp.concatenate([shifts, -shifts])  # all in one, to compile fn once
+    shifted = flat + jnp.concatenate([shifts, -shifts])  # together, to compile fn once
     after, before = jnp.split(jax.jit(jax.vmap(lambda x: fn(unravel(x))))(shifted), 2)
     return unravel((after - before) / (2 * eps))
 
 
 def strong(value: float) -> jax.Array:
-    """A scalar without a weak type, as a learned one is."""
+    """A scalar without a weak type, as learned ones are."""
     return jnp.asarray(value, jnp.result_type(float))
 
 
@@ -72,7 +84,7 @@ def net_params(hidden: int = 3) -> dict[str, Any]:
 
 
 def net(params: Any, inputs: jax.Array) -> jax.Array:
-    """[S, 1] -> [S, 1]; tanh, so that finite differences hold."""
+    """Maps [S, 1] to [S, 1], with a smooth activation for finite differences."""
     return jnp.tanh(inputs @ params["body"]["kernel"]) @ params["head"]["kernel"]
 
 
@@ -83,7 +95,7 @@ def regression_loss(params: Any, data: Examples, key: Any) -> tuple[jax.Array, d
 
 
 def noisy_loss(params: Any, data: Examples, key: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
-    """Regression from shifted inputs: another loss at every inner step."""
+    """Regression from shifted inputs, with a different shift at every inner step."""
     shift = (jax.random.key_data(key)[-1] % 1000).astype(data.inputs.dtype) / 2000
     return regression_loss(params, data._replace(inputs=data.inputs + shift), key)
 
@@ -94,33 +106,33 @@ def regression_data(seed: int = 0, size: int = 4) -> Examples:
 
 
 def regression_episode(key: jax.Array) -> tuple[Examples, Examples]:
-    """A wave of random frequency, (support, query) of 4 examples each."""
+    """(support, query) of a sine wave of random frequency, with 4 examples each."""
     frequency_key, *keys = jax.random.split(key, 3)
     frequency = jax.random.uniform(frequency_key, minval=1, maxval=3)
     inputs = [jax.random.uniform(k, (4, 1), minval=-2, maxval=2) for k in keys]
     return tuple(Examples(x, jnp.sin(frequency * x)) for x in inputs)
 
 
-def toy_gates(halting: Any, params: Any, k: jax.Array) -> Any:
-    """Soft gates σ(κ − k), κ per tensor."""
-    return jax.tree.map(lambda kappa, p: jax.nn.sigmoid(kappa - k).astype(p.dtype), halting, params)
+def toy_gates(lengths: Any, params: Any, k: jax.Array) -> Any:
+    """Soft gates σ(κ − k), with one κ per tensor."""
+    return jax.tree.map(lambda kappa, p: jax.nn.sigmoid(kappa - k).astype(p.dtype), lengths, params)
 
 
 def meta_params(name: str = "heavy_ball", *, per_tensor: bool = False) -> MetaParams:
-    """Meta-parameters for the optimizer of this name; every field can be learned."""
+    """Meta-parameters for the optimizer with this name; every field can be learned."""
     init = net_params()
-    rate = 0.4 if name == "rmsprop" else 0.05
-    rates = jax.tree.map(lambda p: rate * (1 + jnp.abs(p[0, 0])), init)
+    step_size = 0.4 if name == "rmsprop" else 0.05
+    step_sizes = jax.tree.map(lambda p: step_size * (1 + jnp.abs(p[0, 0])), init)
     return MetaParams(
         init=init,
-        halting=jax.tree.map(lambda p: 0.5 + jnp.abs(p[0, 0]), init),
-        learning_rates=rates if per_tensor else strong(rate),
+        lengths=jax.tree.map(lambda p: 0.5 + jnp.abs(p[0, 0]), init),
+        step_sizes=step_sizes if per_tensor else strong(step_size),
         optimizer={"momentum": strong(0.7)},
     )
 
 
 def textbook_direction(name: str, mu: Any, memory: Any, g: Any, t: int) -> tuple[Any, Any]:
-    """Direction and new memory (two zeros before step t = 1) as the papers write them."""
+    """Direction and new memory as in the papers; the memory is (0, 0) before step t = 1."""
     first, second = memory
     if name in ("heavy_ball", "nesterov"):
         first = g + mu * first
@@ -139,12 +151,12 @@ def textbook_adapt(
     name: str, loss_fn: Any, meta: MetaParams, support: Any, key: jax.Array, num_steps: int,
     *, constant_gradient: bool = False, gates: Any = None,
 ) -> list[Any]:  # fmt: skip
-    """The parameters before each step and after the last: MAML as a Python loop."""
+    """MAML as a Python loop: the parameters before each step and after the last one."""
     trajectory = [meta.init]
     leaves, treedef = jax.tree.flatten(meta.init)
     memories = [(jnp.zeros_like(leaf), jnp.zeros_like(leaf)) for leaf in leaves]
-    shared = jnp.ndim(meta.learning_rates) == 0 if not isinstance(meta.learning_rates, dict) else 0
-    rates = [meta.learning_rates] * len(leaves) if shared else jax.tree.leaves(meta.learning_rates)
+    shared = jnp.ndim(meta.step_sizes) == 0 if not isinstance(meta.step_sizes, dict) else 0
+    alphas = [meta.step_sizes] * len(leaves) if shared else jax.tree.leaves(meta.step_sizes)
     for k in range(num_steps):
         step_key = jax.random.fold_in(key, k)
         grads = jax.grad(lambda p, s=step_key: loss_fn(p, support, s)[0])(trajectory[-1])
@@ -153,7 +165,7 @@ def textbook_adapt(
         for i, g in enumerate(jax.tree.leaves(grads)):
             mu = meta.optimizer["momentum"]
             direction, memories[i] = textbook_direction(name, mu, memories[i], g, k + 1)
-            gate = 1.0 if gates is None else jax.nn.sigmoid(jax.tree.leaves(meta.halting)[i] - k)
-            leaves[i] = leaves[i] - rates[i] * gate * direction
+            gate = 1.0 if gates is None else jax.nn.sigmoid(jax.tree.leaves(meta.lengths)[i] - k)
+            leaves[i] = leaves[i] - alphas[i] * gate * direction
         trajectory.append(treedef.unflatten(leaves))
     return trajectory

@@ -1,4 +1,4 @@
-"""adapt against MAML written as a Python loop, and its edge cases."""
+"""The inner loop against MAML as a Python loop, and its edge cases."""
 
 from functools import cache
 
@@ -9,11 +9,13 @@ import numpy as np
 import optax
 import pytest
 
-from maml_jax import MetaParams, adapt, heavy_ball, sgd
+from maml_jax import MetaParams
+from maml_jax.inner.optimizers.registry import heavy_ball, sgd
 from tests.inner.problems import (
     CROSS,
     GRID,
     OPTIMIZERS,
+    adapt,
     assert_bits_equal,
     assert_close,
     assert_moves,
@@ -53,13 +55,13 @@ def textbook(name, first_order):
 
 @pytest.mark.usefixtures("float64")
 @grid
-def test_adapt_equals_textbook_maml(name, meta_gradient):
+def test_the_inner_loop_equals_textbook_maml(name, meta_gradient):
     support, query, key = regression_data(0), regression_data(1), jax.random.key(5)
 
     def query_loss(meta):
         adaptation = adapt(
             noisy_loss, OPTIMIZERS[name], meta, support, key,
-            num_steps=STEPS, halting=toy_gates, meta_gradient=meta_gradient,
+            num_steps=STEPS, gates=toy_gates, meta_gradient=meta_gradient,
         )  # fmt: skip
         loss = regression_loss(adaptation.params, query, None)[0]
         return loss, (adaptation.params, adaptation.losses)
@@ -69,7 +71,7 @@ def test_adapt_equals_textbook_maml(name, meta_gradient):
     expected_values, expected_grads = textbook(name, meta_gradient == "first_order")
     assert_close(values, expected_values)
     assert_close(grads, expected_grads)
-    assert_moves((grads.init, grads.halting, grads.learning_rates))
+    assert_moves((grads.init, grads.lengths, grads.step_sizes))
 
 
 @pytest.mark.usefixtures("float64")
@@ -80,7 +82,7 @@ def test_all_halted_equals_zero_shot_bit_for_bit(name, meta_gradient):
     def query_loss(meta):
         adaptation = adapt(
             noisy_loss, OPTIMIZERS[name], meta, support, jax.random.key(0), num_steps=STEPS,
-            halting=lambda _, params, k: jax.tree.map(jnp.zeros_like, params),
+            gates=lambda _, params, k: jax.tree.map(jnp.zeros_like, params),
             meta_gradient=meta_gradient, monitor=lambda params, k: (params, k),
         )  # fmt: skip
         return regression_loss(adaptation.params, query, None)[0], adaptation
@@ -98,7 +100,7 @@ def test_all_halted_equals_zero_shot_bit_for_bit(name, meta_gradient):
 
 @pytest.mark.usefixtures("float64")
 @cross
-def test_no_step_is_zero_shot(name, meta_gradient):
+def test_no_inner_step_equals_zero_shot(name, meta_gradient):
     support, query = regression_data(0), regression_data(1)
 
     def query_loss(meta):
@@ -110,7 +112,7 @@ def test_no_step_is_zero_shot(name, meta_gradient):
         chex.assert_shape((adaptation.losses, adaptation.gates_on, adaptation.aux["mae"]), (0,))
         return regression_loss(adaptation.params, query, None)[0], adaptation.monitored[0]
 
-    meta = meta_params(name)._replace(halting=())
+    meta = meta_params(name)._replace(lengths=())
     (loss, monitored), grads = jax.jit(jax.value_and_grad(query_loss, has_aux=True))(meta)
     plain = jax.value_and_grad(lambda p: regression_loss(p, query, None)[0])(meta.init)
     assert_close((loss, grads.init), plain)
@@ -123,7 +125,7 @@ def test_no_step_is_zero_shot(name, meta_gradient):
     ("name", "meta_gradient", "per_tensor"),
     [(*case, True) for case in CROSS] + [("heavy_ball", "exact", False)],
 )
-def test_fixed_parameters_stay_and_still_get_meta_gradients(name, meta_gradient, per_tensor):
+def test_frozen_parameters_stay_and_still_get_meta_gradients(name, meta_gradient, per_tensor):
     support, query = regression_data(0), regression_data(1)
 
     def query_loss(meta):
@@ -133,18 +135,18 @@ def test_fixed_parameters_stay_and_still_get_meta_gradients(name, meta_gradient,
         )  # fmt: skip
         return regression_loss(adaptation.params, query, None)[0], adaptation
 
-    meta = meta_params(name, per_tensor=per_tensor)._replace(halting=())
+    meta = meta_params(name, per_tensor=per_tensor)._replace(lengths=())
     grads, adaptation = jax.jit(jax.grad(query_loss, has_aux=True))(meta)
     assert_bits_equal(adaptation.params["body"], meta.init["body"])
     assert_moves(jax.tree.map(jnp.subtract, adaptation.params["head"], meta.init["head"]))
     assert_moves(grads.init)
-    share = 3 / 6  # the head's 3 parameters of 6
+    share = 3 / 6  # the head has 3 of 6 parameters
     np.testing.assert_allclose(adaptation.gates_on, np.full(STEPS, share), rtol=1e-6)
 
     def textbook_loss(meta):
         head_only = MetaParams(
             meta.init["head"],
-            learning_rates=meta.learning_rates["head"] if per_tensor else meta.learning_rates,
+            step_sizes=meta.step_sizes["head"] if per_tensor else meta.step_sizes,
             optimizer=meta.optimizer,
         )
         final = textbook_adapt(
@@ -162,12 +164,15 @@ def test_fixed_parameters_stay_and_still_get_meta_gradients(name, meta_gradient,
     [
         ({"num_steps": -1}, "num_steps=-1 is negative"),
         ({"num_steps": 1, "meta_gradient": "exakt"}, "'exakt' is unknown; choose from exact"),
-        ({"num_steps": 1, "meta_params": meta_params("sgd")}, r"lengths, but adapt no gates"),
-        ({"num_steps": 1, "make_optimizer": optax.sgd(0.1)}, r"give a function .* as_direction"),
-        ({"num_steps": 1, "make_optimizer": heavy_ball}, r"use MetaParams\(\.\.\., optimizer="),
+        (
+            {"num_steps": 1, "meta_params": meta_params("sgd")},
+            "but the inner loop has no gates",
+        ),
+        ({"num_steps": 1, "optimizer": optax.sgd(0.1)}, r"give a function .* as_direction"),
+        ({"num_steps": 1, "optimizer": heavy_ball}, r"use MetaParams\(\.\.\., optimizer="),
     ],
 )
 def test_wrong_arguments_are_named(wrong, message):
-    arguments = {"make_optimizer": sgd, "meta_params": MetaParams(net_params()), **wrong}
+    arguments = {"optimizer": sgd, "meta_params": MetaParams(net_params()), **wrong}
     with pytest.raises(ValueError, match=message):
         adapt(regression_loss, support=None, key=jax.random.key(0), **arguments)

@@ -1,10 +1,11 @@
-"""Temporary memory of a meta-gradient, read off the compiled program."""
+"""Temporary memory of meta-gradients, as stated by the compiled program."""
 
 import jax
 import jax.numpy as jnp
 
-from maml_jax import MetaParams, adapt, heavy_ball, sgd
-from tests.inner.problems import net_params, regression_data, regression_loss
+from maml_jax import MetaParams
+from maml_jax.inner.optimizers.registry import heavy_ball, sgd
+from tests.inner.problems import adapt, net_params, regression_data, regression_loss
 
 HIDDEN, BATCH = 32, 512
 PARAMS_BYTES = 4 * 2 * HIDDEN  # |θ|, float32
@@ -12,7 +13,7 @@ ACTIVATION_BYTES = 4 * BATCH * HIDDEN  # one hidden layer of the support batch
 
 
 def bytes_per_step(make_optimizer, meta_gradient):
-    """Slope of temporary memory in K."""
+    """Increase of temporary memory with K."""
     support = regression_data(size=BATCH)
     meta = MetaParams(net_params(HIDDEN), (), jnp.asarray(0.1), {"momentum": jnp.asarray(0.5)})
 
@@ -31,7 +32,7 @@ def bytes_per_step(make_optimizer, meta_gradient):
 
 
 def test_exact_keeps_states_and_gradients_but_no_activations():
-    """Per step θ_k, the momentum and the inner gradient, and room for one more."""
+    """Per step: θ_k, the momentum and the inner gradient, with a margin of one more."""
     assert bytes_per_step(heavy_ball, "exact") <= 4 * PARAMS_BYTES
 
 

@@ -1,4 +1,4 @@
-"""adapt in pieces equals adapt in one."""
+"""An inner loop that runs in several calls equals one that runs in a single call."""
 
 from functools import cache, partial
 
@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from maml_jax import adapt
 from tests.inner.problems import (
     CROSS,
     OPTIMIZERS,
+    adapt,
     assert_close,
     assert_moves,
     float64,  # noqa: F401, a fixture
@@ -25,7 +25,7 @@ CASES += [("heavy_ball", "exact", cuts) for cuts in [(0, 3), (1, 1, 1)]]
 
 
 def in_pieces(run, steps):
-    """Adapts by steps[0], then steps[1], ...; glues what was seen on the way."""
+    """Adapts by steps[0], then steps[1], …, and joins the results."""
     pieces, start, carry = [], 0, None
     for number in steps:
         pieces.append(run(num_steps=number, start=start, carry=carry))
@@ -45,13 +45,13 @@ def in_pieces(run, steps):
 
 @cache
 def run_in_pieces(name, meta_gradient, steps):
-    """((summed query losses, Adaptation), meta-gradient)."""
+    """Returns ((sum of query losses, Adaptation), meta-gradient)."""
     support, query = regression_data(0), regression_data(1)
 
     def sum_of_losses(meta):
         run = partial(
             adapt, noisy_loss, OPTIMIZERS[name], meta, support, jax.random.key(7),
-            halting=toy_gates, meta_gradient=meta_gradient,
+            gates=toy_gates, meta_gradient=meta_gradient,
             monitor=lambda p, k: (k, regression_loss(p, query, None)[0]),
         )  # fmt: skip
         adaptation = in_pieces(run, steps)
@@ -63,8 +63,8 @@ def run_in_pieces(name, meta_gradient, steps):
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(("name", "meta_gradient", "steps"), CASES)
-def test_pieces_equal_one(name, meta_gradient, steps):
-    """In value, gradient, losses, aux and what is monitored, with a loss that uses its key."""
+def test_several_calls_equal_one(name, meta_gradient, steps):
+    """In value, gradient, losses, aux and monitored values, with a loss that uses its key."""
     whole = run_in_pieces(name, meta_gradient, (3,))
     assert_close(run_in_pieces(name, meta_gradient, steps), whole)
-    assert_moves((whole[1].init, whole[1].learning_rates, whole[1].halting))
+    assert_moves((whole[1].init, whole[1].step_sizes, whole[1].lengths))

@@ -1,26 +1,26 @@
 """A train step whose update is its meta-gradient, and tasks that go wrong on demand."""
 
-from functools import cache, partial
+from functools import cache
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from maml_jax import (
+    InnerLoop,
     MetaParams,
-    adapt,
+    Objective,
+    TrainStep,
     init_state,
-    make_objective,
     make_train_loop,
-    make_train_step,
     optax_outer,
     outer_chain,
     sgd,
 )
-from maml_jax.meta.tasks import task_keys
+from maml_jax.keys import task_keys
 
 TASKS, INNER_STEPS = 8, 2
-UNIT_STEP = optax_outer(outer_chain({"init": optax.sgd(1.0), "learning_rates": optax.sgd(1.0)}))
+UNIT_STEP = optax_outer(outer_chain({"init": optax.sgd(1.0), "step_sizes": optax.sgd(1.0)}))
 
 
 def sample_point(key):
@@ -36,17 +36,17 @@ def bowl(params, point, key):
 
 
 def fresh_meta_params():
-    return MetaParams(jnp.array([0.5, -0.25]), learning_rates=jnp.asarray(0.1))
+    return MetaParams(jnp.array([0.5, -0.25]), step_sizes=jnp.asarray(0.1))
 
 
 def make_step(*, loss_fn=bowl, query_loss_fn=None, sample=sample_point, outer=UNIT_STEP, **options):
-    adapt_fn = partial(adapt, loss_fn, sgd, num_steps=INNER_STEPS)
-    objective = make_objective(adapt_fn, query_loss_fn or loss_fn)
-    return make_train_step(sample, objective, outer, **options)
+    inner_loop = InnerLoop(loss_fn, sgd, num_steps=INNER_STEPS)
+    objective = Objective(inner_loop, query_loss_fn or loss_fn)
+    return TrainStep(sample, objective, outer, **options)
 
 
 def run(step, *, devices=None, dispatches=(1,), outer=UNIT_STEP, seed=0, meta=None):
-    """The state and the metrics after each dispatch; devices None is the step without a loop."""
+    """The state and the metrics after each dispatch; devices=None runs the step without a loop."""
     state = init_state(meta or fresh_meta_params(), outer, jax.random.key(seed))
     if devices is None:
         assert set(dispatches) == {1}
@@ -62,20 +62,20 @@ def run(step, *, devices=None, dispatches=(1,), outer=UNIT_STEP, seed=0, meta=No
 
 
 def episode_keys(step=0, seed=0):
-    """Keys [B] that the samplers of meta-step `step` receive."""
+    """Keys [B] that the sampler receives in a meta-step."""
     keys = task_keys(jax.random.key(seed), jnp.asarray(step), jnp.arange(TASKS))
     return jax.vmap(jax.random.split)(keys)[:, 0]
 
 
 @cache
 def task_gradients(step):
-    """Meta-gradients at the fresh meta-parameters, task by task, in Python loops."""
+    """Meta-gradients of all tasks at the fresh meta-parameters, by Python loops."""
 
     def query_loss(meta, point):
         params = meta.init
         for _ in range(INNER_STEPS):
             grads = jax.grad(lambda p: bowl(p, point, None)[0])(params)
-            params = params - meta.learning_rates * grads
+            params = params - meta.step_sizes * grads
         return bowl(params, point, None)[0]
 
     gradient = jax.jit(jax.grad(query_loss))

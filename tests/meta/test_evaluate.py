@@ -14,7 +14,7 @@ def test_mean_and_confidence_interval():
     np.testing.assert_allclose(estimates["loss"].ci95, ci95)
 
 
-def test_an_episode_drops_from_every_name_at_once():
+def test_a_diverged_episode_is_left_out_under_every_name():
     losses, accuracies = np.ones((4, 2)), np.arange(8.0).reshape(4, 2)
     losses[1, 1], accuracies[2, 0] = np.nan, np.inf
     estimates, dropped = summarise({"loss": losses, "accuracy": accuracies})
@@ -23,13 +23,13 @@ def test_an_episode_drops_from_every_name_at_once():
     np.testing.assert_allclose(estimates["loss"].mean, [1.0, 1.0])
 
 
-def test_no_finite_episode_is_nan_and_counted():
+def test_estimates_are_nan_if_all_episodes_diverged():
     estimates, dropped = summarise({"loss": np.full((3, 2), np.nan)})
     assert dropped == 3
     assert np.isnan(estimates["loss"].mean).all()
 
 
-def test_one_episode_has_no_confidence_interval():
+def test_a_single_episode_has_no_confidence_interval():
     estimates, _ = summarise({"loss": np.ones((1, 2))})
     np.testing.assert_array_equal(estimates["loss"].mean, [1.0, 1.0])
     assert np.isnan(estimates["loss"].ci95).all()

@@ -1,13 +1,11 @@
 """The meta-objective of one task."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maml_jax import adapt, make_objective, multi_step_weights
+from maml_jax import InnerLoop, Objective, multi_step_weights
 from tests.inner.problems import (
     OPTIMIZERS,
     assert_close,
@@ -37,7 +35,7 @@ def test_multi_step_weights_go_from_uniform_to_the_last(num_steps):
 
 
 @pytest.mark.parametrize(("num_steps", "anneal_steps"), [(0, 5), (5, 0)])
-def test_multi_step_weights_name_wrong_arguments(num_steps, anneal_steps):
+def test_wrong_arguments_of_multi_step_weights_are_named(num_steps, anneal_steps):
     message = f"num_steps={num_steps}, anneal_steps={anneal_steps}; both must be at least 1"
     with pytest.raises(ValueError, match=message):
         multi_step_weights(num_steps, anneal_steps)
@@ -49,11 +47,11 @@ def test_multi_step_weights_name_wrong_arguments(num_steps, anneal_steps):
 def test_objective_equals_the_sum_of_a_python_loop(multi_step, meta_gradient):
     name, episode = "heavy_ball", (regression_data(0), regression_data(1))
     step_weights = multi_step_weights(STEPS, anneal_steps=10) if multi_step else None
-    adapt_fn = partial(
-        adapt, regression_loss, OPTIMIZERS[name], num_steps=STEPS, meta_gradient=meta_gradient
+    inner_loop = InnerLoop(
+        regression_loss, OPTIMIZERS[name], num_steps=STEPS, meta_gradient=meta_gradient
     )
-    objective = make_objective(adapt_fn, regression_loss, step_weights=step_weights)
-    meta, step = meta_params(name)._replace(halting=()), jnp.asarray(4)
+    objective = Objective(inner_loop, regression_loss, step_weights=step_weights)
+    meta, step = meta_params(name)._replace(lengths=()), jnp.asarray(4)
 
     def textbook(meta):
         trajectory = textbook_adapt(
@@ -76,9 +74,9 @@ def test_objective_equals_the_sum_of_a_python_loop(multi_step, meta_gradient):
 
 
 def test_objective_without_inner_steps_is_the_query_loss():
-    episode, meta = (regression_data(0), regression_data(1)), meta_params()._replace(halting=())
-    adapt_fn = partial(adapt, regression_loss, OPTIMIZERS["sgd"], num_steps=0)
-    loss, (metrics, _) = make_objective(adapt_fn, regression_loss)(
+    episode, meta = (regression_data(0), regression_data(1)), meta_params()._replace(lengths=())
+    inner_loop = InnerLoop(regression_loss, OPTIMIZERS["sgd"], num_steps=0)
+    loss, (metrics, _) = Objective(inner_loop, regression_loss)(
         meta, episode, jax.random.key(0), jnp.asarray(0), ()
     )
     assert_close(loss, regression_loss(meta.init, episode[1], None)[0])
@@ -86,22 +84,22 @@ def test_objective_without_inner_steps_is_the_query_loss():
 
 
 def rollout_loss(params, goal, key):
-    """Actions a = μ + σ ε under the current policy, paid by their distance to a goal."""
+    """Actions a = μ + σ ε under the current policy; the loss is their distance to a goal."""
     actions = params["mean"] + jnp.exp(params["log_std"]) * jax.random.normal(key, (8,), goal.dtype)
     return jnp.mean((jnp.sin(actions) - goal) ** 2), {}
 
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("multi_step", [False, True])
-def test_query_data_may_be_made_from_the_adapted_parameters(multi_step):
-    """Support and query rollouts; the meta-gradient is that of common random numbers."""
+def test_query_data_may_depend_on_the_adapted_parameters(multi_step):
+    """Meta-gradient of support and query rollouts with common random numbers."""
     step_weights = multi_step_weights(2, anneal_steps=10) if multi_step else None
-    adapt_fn = partial(adapt, rollout_loss, OPTIMIZERS["heavy_ball"], num_steps=2)
-    objective = make_objective(adapt_fn, rollout_loss, step_weights=step_weights)
+    inner_loop = InnerLoop(rollout_loss, OPTIMIZERS["heavy_ball"], num_steps=2)
+    objective = Objective(inner_loop, rollout_loss, step_weights=step_weights)
     meta = meta_params()._replace(
         init={"mean": jnp.asarray(0.3), "log_std": jnp.asarray(-1.0)},
-        learning_rates=jnp.asarray(0.2),
-        halting=(),
+        step_sizes=jnp.asarray(0.2),
+        lengths=(),
     )
 
     def loss(meta):

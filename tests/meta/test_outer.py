@@ -1,4 +1,4 @@
-"""The outer step: what is learned, clipping, and steps that are no gradient step."""
+"""The outer step: learned fields, clipping, and outer steps other than optax updates."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from maml_jax import MetaObjective, MetaParams, OuterResult, OuterStep, optax_outer, outer_chain
+from maml_jax import MetaParams, optax_outer, outer_chain
+from maml_jax.meta.outer import MetaObjective, OuterResult, OuterStep
 from maml_jax.tasks import quadratic
 from tests.inner.problems import assert_bits_equal, assert_close
 from tests.inner.problems import float64 as float64
@@ -14,13 +15,13 @@ from tests.meta.problems import fresh_meta_params, make_step, run
 
 FULL = {
     "init": {"w": np.array([1.0, -2.0, 1e-30], np.float32)},
-    "halting": (np.array([2.0, 3.0], np.float32),),
-    "learning_rates": np.float32(0.1),
+    "lengths": (np.array([2.0, 3.0], np.float32),),
+    "step_sizes": np.float32(0.1),
     "optimizer": {"momentum": np.float32(0.9)},
 }
 
 
-@pytest.mark.parametrize("learned", [(), ("init",), ("halting", "optimizer"), tuple(FULL)])
+@pytest.mark.parametrize("learned", [(), ("init",), ("lengths", "optimizer"), tuple(FULL)])
 def test_fields_that_are_not_learned_stay_bit_for_bit(learned):
     meta = jax.tree.map(jnp.asarray, MetaParams(**FULL))
     optimizer = outer_chain({field: optax.adam(0.5) for field in learned}, clip=1.0)
@@ -38,46 +39,46 @@ def test_fields_that_are_not_learned_stay_bit_for_bit(learned):
             assert_bits_equal(getattr(new, field), getattr(meta, field))
 
 
-def test_clip_clips_every_element():
-    meta = MetaParams(jnp.zeros(4), learning_rates=jnp.zeros(()))
-    optimizer = outer_chain({"init": optax.sgd(1.0), "learning_rates": optax.sgd(0.5)}, clip=10.0)
-    grads = MetaParams(jnp.array([-30.0, 5.0, 10.5, jnp.inf]), learning_rates=jnp.asarray(11.0))
+def test_clip_acts_on_every_element():
+    meta = MetaParams(jnp.zeros(4), step_sizes=jnp.zeros(()))
+    optimizer = outer_chain({"init": optax.sgd(1.0), "step_sizes": optax.sgd(0.5)}, clip=10.0)
+    grads = MetaParams(jnp.array([-30.0, 5.0, 10.5, jnp.inf]), step_sizes=jnp.asarray(11.0))
     updates, _ = optimizer.update(grads, optimizer.init(meta), meta)
     np.testing.assert_array_equal(updates.init, [10.0, -5.0, -10.0, -10.0])
-    np.testing.assert_array_equal(updates.learning_rates, -5.0)
+    np.testing.assert_array_equal(updates.step_sizes, -5.0)
 
 
 def test_clip_norm_scales_all_learned_fields_together():
-    meta = MetaParams(jnp.zeros(2), learning_rates=jnp.zeros(()))
-    fields = {"init": optax.sgd(1.0), "learning_rates": optax.sgd(1.0)}
+    meta = MetaParams(jnp.zeros(2), step_sizes=jnp.zeros(()))
+    fields = {"init": optax.sgd(1.0), "step_sizes": optax.sgd(1.0)}
     optimizer = outer_chain(fields, clip=12.0, clip_norm=1.3)
-    grads = MetaParams(jnp.array([3.0, 4.0]), learning_rates=jnp.asarray(1e20))
+    grads = MetaParams(jnp.array([3.0, 4.0]), step_sizes=jnp.asarray(1e20))
     updates, _ = optimizer.update(grads, optimizer.init(meta), meta)
     np.testing.assert_allclose(updates.init, [-0.3, -0.4], rtol=1e-6)
-    np.testing.assert_allclose(updates.learning_rates, -1.2, rtol=1e-6)
+    np.testing.assert_allclose(updates.step_sizes, -1.2, rtol=1e-6)
 
 
 def test_clip_norm_leaves_out_fields_that_are_not_learned():
-    meta = MetaParams(jnp.zeros(2), learning_rates=jnp.zeros(()))
+    meta = MetaParams(jnp.zeros(2), step_sizes=jnp.zeros(()))
     optimizer = outer_chain({"init": optax.sgd(1.0)}, clip_norm=1.0)
-    grads = MetaParams(jnp.array([0.3, 0.4]), learning_rates=jnp.asarray(1e20))
+    grads = MetaParams(jnp.array([0.3, 0.4]), step_sizes=jnp.asarray(1e20))
     updates, _ = optimizer.update(grads, optimizer.init(meta), meta)
     np.testing.assert_allclose(updates.init, [-0.3, -0.4], rtol=1e-6)
-    assert updates.learning_rates == 0
+    assert updates.step_sizes == 0
 
 
-def test_unknown_field_is_named():
-    with pytest.raises(ValueError, match=r"\['rates'\]; MetaParams has init, halting"):
+def test_an_unknown_field_is_named():
+    with pytest.raises(ValueError, match=r"\['rates'\]; MetaParams has init, lengths"):
         outer_chain({"init": optax.sgd(1.0), "rates": optax.sgd(1.0)})
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_optax_outer_says_whether_it_applied(bad):
+def test_optax_outer_reports_whether_it_applied_the_update(bad):
     outer = optax_outer(outer_chain({"init": optax.adam(0.1)}))
     meta = MetaParams(jnp.zeros(2))
 
     def objective(gradient):
-        grads = MetaParams(jnp.array([gradient, 1.0]), learning_rates=0.0)
+        grads = MetaParams(jnp.array([gradient, 1.0]), step_sizes=0.0)
         return MetaObjective(lambda m: (0.0, "aux"), lambda m: ((0.0, "aux"), grads))
 
     state, key = outer.init(meta), jax.random.key(0)
@@ -111,7 +112,7 @@ LINE_SEARCH = OuterStep(lambda meta: jnp.zeros((), jnp.int32), backtracking_step
 
 
 @pytest.mark.usefixtures("float64")
-def test_a_line_search_fits_the_outer_step_on_any_number_of_devices():
+def test_a_line_search_can_be_an_outer_step_on_any_number_of_devices():
     curvature = jnp.array([0.5, 2.0])
     step = make_step(
         loss_fn=quadratic.loss,
@@ -122,14 +123,14 @@ def test_a_line_search_fits_the_outer_step_on_any_number_of_devices():
     options = {"outer": LINE_SEARCH, "meta": start, "dispatches": (1,) * 6}
     results = {devices: run(step, devices=devices, **options) for devices in (1, 4)}
     (_, first), *_, (state, last) = results[1]
-    assert state.outer_state > 0  # it did backtrack
+    assert state.outer_state > 0  # it backtracked
     assert state.skipped == 0
     assert last["loss"] < 0.1 * first["loss"]
     assert_close(results[4], results[1])
 
 
 def test_objective_is_deterministic_within_a_step():
-    """value and value_and_grad see the same tasks, however often they are called."""
+    """Every call of value and value_and_grad uses the same tasks."""
 
     def step(objective, meta, state, key):
         (loss, aux), _ = objective.value_and_grad(meta)

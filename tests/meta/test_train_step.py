@@ -1,4 +1,4 @@
-"""The meta-step: its mean over tasks, and what it does with tasks that are not finite."""
+"""The meta-step: its mean over tasks, and its treatment of tasks that are not finite."""
 
 import chex
 import jax
@@ -7,7 +7,8 @@ import numpy as np
 import optax
 import pytest
 
-from maml_jax import OuterResult, OuterStep, init_state, optax_outer, outer_chain
+from maml_jax import init_state, optax_outer, outer_chain
+from maml_jax.meta.outer import OuterResult, OuterStep
 from tests.inner.problems import assert_bits_equal, assert_close, float64  # noqa: F401
 from tests.meta.problems import (
     TASKS,
@@ -23,13 +24,13 @@ from tests.meta.problems import (
 
 
 def moved(state):
-    """The meta-gradient: the update of a unit step."""
+    """The meta-gradient, which is the update of a unit step."""
     return jax.tree.map(jnp.subtract, fresh_meta_params(), state.meta_params)
 
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("chunk", [None, 1, 2, 3, 4])
-def test_one_step_is_the_mean_of_a_loop_over_tasks(chunk):
+def test_a_meta_step_equals_the_mean_of_a_loop_over_tasks(chunk):
     ((state, metrics),) = run(make_step(tasks_per_chunk=chunk))
     assert_close(moved(state), mean_gradient(range(TASKS)))
     assert metrics["nonfinite_tasks"] == metrics["skipped_updates"] == 0
@@ -39,12 +40,12 @@ def test_one_step_is_the_mean_of_a_loop_over_tasks(chunk):
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("learned", [("init", "learning_rates"), ("init",), ("learning_rates",)])
-def test_every_task_is_clipped_on_its_own_by_what_is_learned(learned):
+@pytest.mark.parametrize("learned", [("init", "step_sizes"), ("init",), ("step_sizes",)])
+def test_tasks_are_clipped_one_by_one_by_the_norm_of_learned_fields(learned):
     most = 0.9
     gradients = [
         fresh_meta_params()
-        ._replace(init=jnp.zeros(2), learning_rates=jnp.zeros(()))
+        ._replace(init=jnp.zeros(2), step_sizes=jnp.zeros(()))
         ._replace(**{field: getattr(gradient, field) for field in learned})
         for gradient in task_gradients(0)
     ]
@@ -59,7 +60,7 @@ def test_every_task_is_clipped_on_its_own_by_what_is_learned(learned):
 
 
 def make_faulty_step(kind, bad_keys, **options):
-    """Tasks drawn from these keys have a loss, or only its gradient, that is not finite."""
+    """A step in which the tasks of these keys have a non-finite loss or gradient."""
 
     def sample(key):
         bad = jnp.any(jnp.all(jax.random.key_data(key) == bad_keys, axis=-1))
@@ -95,7 +96,7 @@ KINDS = ["nan_query", "inf_query", "inf_gradient", "nan_support"]
     + [("inf_gradient", None, 2, 1e6), ("inf_gradient", 1, None, None)]
     + [("inf_gradient", 4, None, None)],
 )
-def test_one_task_of_eight_that_is_not_finite_is_dropped(kind, devices, chunk, clip):
+def test_a_task_that_is_not_finite_is_left_out(kind, devices, chunk, clip):
     bad = 3
     bad_keys = jax.random.key_data(episode_keys())[bad : bad + 1]
     ((state, metrics),) = run(
@@ -111,9 +112,9 @@ def test_one_task_of_eight_that_is_not_finite_is_dropped(kind, devices, chunk, c
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(("kind", "devices"), [(KINDS[2], 1), (KINDS[2], 4), (KINDS[3], None)])
-def test_a_step_without_finite_task_changes_nothing(kind, devices):
-    """Neither meta-parameters nor Adam's state; the next step is as if it had never been."""
-    learned = {"init": optax.adam(0.1), "learning_rates": optax.adam(0.1)}
+def test_a_meta_step_without_finite_tasks_changes_nothing(kind, devices):
+    """Neither the meta-parameters nor Adam's state change, and the next step is unaffected."""
+    learned = {"init": optax.adam(0.1), "step_sizes": optax.adam(0.1)}
     outer = optax_outer(outer_chain(learned))
     step = make_faulty_step(kind, jax.random.key_data(episode_keys()), outer=outer)
     (first, dropped), (state, metrics) = run(step, devices=devices, outer=outer, dispatches=(1, 1))
@@ -128,7 +129,7 @@ def test_a_step_without_finite_task_changes_nothing(kind, devices):
     assert_close(state.meta_params, optax.apply_updates(meta, updates))
 
 
-def test_counts_of_one_dispatch_add_up_and_means_leave_nan_out():
+def test_a_dispatch_sums_counts_and_averages_metrics_without_nan():
     step = make_faulty_step("nan_query", jax.random.key_data(episode_keys()))
     ((state, metrics),) = run(step, devices=1, dispatches=(3,))
     assert metrics["nonfinite_tasks"] == TASKS
@@ -138,7 +139,7 @@ def test_counts_of_one_dispatch_add_up_and_means_leave_nan_out():
 
 @pytest.mark.parametrize("devices", [4])
 def test_an_update_that_overflows_is_left_out(devices):
-    """The gradients are finite, the new parameters are not."""
+    """The gradients are finite, but the new parameters are not."""
     overflow = optax.chain(optax.scale(1e30), optax.trace(0.9), optax.scale(1e30))
     outer = optax_outer(outer_chain({"init": overflow}))
     ((state, metrics),) = run(make_step(outer=outer), devices=devices, outer=outer, dispatches=(2,))
@@ -150,7 +151,7 @@ def test_an_update_that_overflows_is_left_out(devices):
 
 
 def test_init_state_owns_arrays_without_weak_types():
-    meta = fresh_meta_params()._replace(learning_rates=0.1)
+    meta = fresh_meta_params()._replace(step_sizes=0.1)
     outer = optax_outer(optax.sgd(0.1))
     state = init_state(meta, outer, jax.random.key(0), extras={"dual": 1.0})
     chex.assert_shape([state.step, state.skipped, state.extras["dual"]], ())
@@ -158,7 +159,7 @@ def test_init_state_owns_arrays_without_weak_types():
     assert state.meta_params.init is not meta.init
 
 
-def test_extras_are_kept_from_step_to_step():
+def test_extras_carry_over_to_the_next_step():
     def count(objective, meta, state, key):
         _, (metrics, extras) = objective.value(meta)
         extras = {"n": extras["n"] + 1}

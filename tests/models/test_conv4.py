@@ -1,4 +1,4 @@
-"""Conv4: shapes, published initialisation and meta-gradients."""
+"""Conv4: shapes, published initialization and meta-gradients."""
 
 from functools import partial
 
@@ -20,7 +20,7 @@ from tests.models import problems
 
 
 def meta_problem(normalization, max_pool, num_steps, **options):
-    """(query loss as a function of θ and kind, θ)."""
+    """Returns (kind of meta-gradient -> query loss as a function of θ, θ)."""
     model = Conv4(2, 3, max_pool, normalization, **options)
     episode = problems.episode(16, 1)
     init = problems.random_params(model, episode.support.inputs)
@@ -38,7 +38,7 @@ def meta_problem(normalization, max_pool, num_steps, **options):
     )
 
 
-# One image a block: the loop over blocks is in the graph; in some rows, it is slow to compile.
+# One image per block puts the loop over blocks into one of the cases; it is slow to compile.
 @pytest.mark.parametrize(
     ("normalization", "max_pool"), [(name, name == "batch") for name in NORMALIZATIONS]
 )
@@ -54,7 +54,7 @@ def test_meta_gradient_equals_plain_lax_in_reverse(normalization, max_pool):
         chex.assert_trees_all_close(exact, reference, rtol=1e-6, atol=1e-9 * largest)
 
 
-# Full optimisation, as in a run, fuses and rounds otherwise.
+# With full optimization, as in a run, operations are fused and rounded differently.
 @pytest.mark.parametrize("level", [0, pytest.param(3, marks=pytest.mark.slow)])
 def test_meta_gradient_equals_finite_differences(level):
     with jax.enable_x64(True):
@@ -66,7 +66,7 @@ def test_meta_gradient_equals_finite_differences(level):
             jnp.vdot(a, b)
             for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True)
         )
-        # Small enough that no ReLU or maximum changes sides.
+        # Small enough that no ReLU or maximum switches.
         steps = 1e-7 * jnp.array([1.0, -1.0])
 
         def moved(step):
@@ -80,7 +80,7 @@ def test_meta_gradient_equals_finite_differences(level):
     ("size", "max_pool", "features"),
     [(28, False, 64), (28, True, 64), (32, True, 256), (84, True, 1600)],
 )
-def test_shapes_of_the_published_image_sizes(size, max_pool, features):
+def test_shapes_for_the_published_image_sizes(size, max_pool, features):
     model, images = Conv4(5, max_pool=max_pool), jnp.zeros((3, size, size, 3))
     shapes = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
     assert shapes["head"]["kernel"].shape == (features, 5)
@@ -88,7 +88,7 @@ def test_shapes_of_the_published_image_sizes(size, max_pool, features):
     assert "bias" not in shapes["conv_0"]
 
 
-def test_published_initialisation():
+def test_published_initialization():
     init = jax.jit(Conv4(20).init)
     params = init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))["params"]
     np.testing.assert_allclose(np.std(params["head"]["kernel"]), 1.0, rtol=0.1)
@@ -99,7 +99,7 @@ def test_published_initialisation():
     chex.assert_trees_all_equal(params["head"]["bias"], jnp.zeros(20))
 
 
-def test_blocks_change_nothing():
+def test_blocks_do_not_change_the_result():
     images = jax.random.normal(jax.random.key(1), (6, 20, 20, 2))
     whole, blocks = (Conv4(3, 4, True, block_patches=limit) for limit in (0, 1))
     params = {"params": problems.random_params(whole, images)}
@@ -111,7 +111,7 @@ def test_blocks_change_nothing():
     )
 
 
-def test_query_under_support_normalisation_does_not_see_other_queries():
+def test_query_examples_do_not_influence_each_other_under_support_normalization():
     model = Conv4(3, 4, normalization="support")
     images = jax.random.normal(jax.random.key(1), (7, 16, 16, 1))
     params = {"params": problems.random_params(model, images)}
@@ -122,14 +122,14 @@ def test_query_under_support_normalisation_does_not_see_other_queries():
     chex.assert_trees_all_close(together[:1], alone, rtol=1e-4, atol=1e-5)
 
 
-def test_only_layers_named_norm_do_not_adapt():
+def test_only_layers_named_norm_are_frozen():
     params = problems.random_params(Conv4(3, 4), jnp.zeros((1, 16, 16, 1)))
     paths = [
         jax.tree_util.keystr(path, simple=True, separator="/")
         for path, _ in jax.tree_util.tree_leaves_with_path(params)
     ]
-    held = [path for path in paths if not norm_shifts_do_not_adapt(path)]
-    assert held == [f"norm_{block}/shift" for block in range(4)]
+    frozen = [path for path in paths if not norm_shifts_do_not_adapt(path)]
+    assert frozen == [f"norm_{block}/shift" for block in range(4)]
 
 
 def test_errors_name_the_value_and_what_is_allowed():

@@ -1,4 +1,4 @@
-"""Convolutions and pooling against XLA's own."""
+"""Convolutions and pooling against those of XLA and flax."""
 
 import chex
 import flax.linen as nn
@@ -13,12 +13,12 @@ SHAPES = [((7, 6), 3, 1), ((7, 6), 3, 2), ((4, 4), 3, 2), ((1, 1), 3, 1), ((5, 5
 
 
 def scalar(convolve, stride):
-    """A nonlinear scalar of a convolution: its derivatives involve both arguments."""
+    """A nonlinear scalar of a convolution, whose derivatives involve both arguments."""
     return lambda x, w: jnp.sum(jnp.sin(convolve(x, w, stride)))
 
 
 def second_order(fn, x, w):
-    """d/d(x, w) of a fixed combination of d fn/d(x, w), by reverse over reverse."""
+    """d/d(x, w) of a combination of d fn/d(x, w), by reverse-over-reverse."""
 
     def combined(x, w):
         dx, dw = jax.grad(fn, (0, 1))(x, w)
@@ -67,7 +67,7 @@ def test_forward_over_reverse_under_vmap(name):
         )
 
 
-def test_unknown_convolution():
+def test_an_unknown_convolution_is_named():
     with pytest.raises(ValueError, match="convolution='fft' is unknown; choose from"):
         get_convolution("fft")
 

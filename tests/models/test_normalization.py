@@ -1,4 +1,4 @@
-"""Each normalisation against its definition."""
+"""Each kind of normalization against its definition."""
 
 import chex
 import jax
@@ -17,31 +17,31 @@ from maml_jax.models.normalization import (
 EPSILON = 1e-3
 
 
-def standardise(x, axes):
+def standardize(x, axes):
     return (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + EPSILON)
 
 
 @pytest.mark.parametrize("shape", [(6, 4), (6, 5, 3, 4)])
-def test_against_numpy(shape):
+def test_every_kind_equals_its_definition(shape):
     x = np.random.default_rng(0).normal(2.0, 3.0, size=shape).astype(np.float32)
-    rows = tuple(range(len(shape) - 1))
+    axes = tuple(range(len(shape) - 1))
 
     def run(kind, **options):
         return Normalization(kind, groups=2).init_with_output(jax.random.key(0), x, **options)[0]
 
-    expected = standardise(x, rows)
+    expected = standardize(x, axes)
     np.testing.assert_allclose(run("batch"), expected, atol=1e-5)
     np.testing.assert_allclose(run("per_step"), expected, atol=1e-5)
     np.testing.assert_allclose(run("support"), expected, atol=1e-5)
     reference = x[:2]
-    expected = (x - reference.mean(rows)) / np.sqrt(reference.var(rows) + EPSILON)
+    expected = (x - reference.mean(axes)) / np.sqrt(reference.var(axes) + EPSILON)
     np.testing.assert_allclose(run("support", num_reference=2), expected, atol=1e-4)
     grouped = x.reshape(*shape[:-1], 2, 2)
-    expected = standardise(grouped, (*range(1, len(shape) - 1), len(shape))).reshape(shape)
+    expected = standardize(grouped, (*range(1, len(shape) - 1), len(shape))).reshape(shape)
     np.testing.assert_allclose(run("group"), expected, atol=1e-4)
 
 
-def test_given_moments_serve_in_place_of_computed_ones():
+def test_given_moments_replace_computed_ones():
     x = jax.random.normal(jax.random.key(0), (3, 4, 4, 2))
     layer = Normalization()
     params = layer.init(jax.random.key(0), x)
@@ -60,7 +60,7 @@ def test_per_step_parameters_are_indexed_by_name():
 
 
 @pytest.mark.parametrize("normalization", ["batch", "support"])
-def test_mlp_of_omniglot(normalization):
+def test_mlp_for_omniglot(normalization):
     model = MLP((256, 128, 64, 64), 5, "truncated_normal_0.01", normalization, flatten=True)
     images = jax.random.uniform(jax.random.key(1), (6, 28, 28, 1))
     logits, variables = model.init_with_output(jax.random.key(0), images)

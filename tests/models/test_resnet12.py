@@ -1,4 +1,4 @@
-"""ResNet-12 at reduced width; but for the slow test, two of its four blocks on small images."""
+"""ResNet-12 at reduced width; except in the slow test, with two blocks on small images."""
 
 import chex
 import jax

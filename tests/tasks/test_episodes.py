@@ -1,31 +1,16 @@
-"""Episodes: what is drawn, how it is laid out, and that host and device draw the same."""
+"""Episodes: what is drawn, and how it is laid out."""
 
 from functools import partial
 
 import chex
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maml_jax.meta.tasks import task_keys
 from maml_jax.tasks import episodes
 from maml_jax.tasks.episodes import Pool
-
-CLASSES, IMAGES, SIZE = 7, 6, 4
-SHAPE = {"ways": 3, "shots": 1, "query_shots": 2}
-
-
-def make_pool(counts=None):
-    """Every image tells its class and its number in its first two pixels."""
-    images = np.random.default_rng(0).integers(
-        0, 256, (CLASSES, IMAGES, SIZE, SIZE, 1), dtype=np.uint8
-    )
-    images[:, :, 0, 0, 0] = np.arange(CLASSES)[:, None]
-    images[:, :, 0, 1, 0] = np.arange(IMAGES)
-    counts = np.full(CLASSES, IMAGES) if counts is None else np.array(counts)
-    return Pool(images, counts.astype(np.int32))
+from tests.tasks.problems import CLASSES, IMAGES, SHAPE, SIZE, UNDRAWABLE, make_pool
 
 
 def draw(number, counts, **options):
@@ -110,51 +95,10 @@ def test_normalisation():
         episodes.normalise(scaled, mean=[0.5] * 3)
 
 
-@pytest.mark.parametrize("rotation", episodes.ROTATIONS)
-def test_host_and_device_draw_the_same_episodes_bit_for_bit(rotation, tmp_path):
-    pool = make_pool([4, 6, 3, 6, 6, 5, 3])
-    np.save(tmp_path / "images.npy", pool.images)
-    mapped = Pool(np.load(tmp_path / "images.npy", mmap_mode="r"), pool.counts)
-    key, tasks = jax.random.key(7), [3, 4, 5, 6]
-    host = episodes.host_episodes(mapped, key, tasks, rotation=rotation, **SHAPE)
-    sample = episodes.make_sampler(pool, rotation=rotation, **SHAPE)
-
-    def of_task(task_key):  # as a meta-step does
-        episode_key, _ = jax.random.split(task_key)
-        return sample(episode_key)
-
-    for step in (0, 5):
-        device = jax.jit(jax.vmap(of_task))(task_keys(key, step, jnp.array(tasks)))
-        assert host[step].support.inputs.dtype == np.uint8
-        chex.assert_trees_all_equal(jax.jit(episodes.normalise)(host[step]), device)
-
-
-def test_the_host_pipeline_resumes_from_a_step_number():
-    host = episodes.host_episodes(make_pool(), jax.random.key(7), range(2), **SHAPE)
-    options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
-    resumed = iter(host[5:].to_iter_dataset(options))
-    for step in (5, 6, 7):
-        chex.assert_trees_all_equal(next(resumed), host[step])
-    dispatch = next(iter(host[4:].batch(3).to_iter_dataset(options)))
-    chex.assert_shape(dispatch.query.inputs, (3, 2, 6, SIZE, SIZE, 1))
-    chex.assert_trees_all_equal(jax.tree.map(lambda x: x[1], dispatch), host[5])
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"ways": 8}, "ways=8 but the pool has 7 classes"),
-        ({"ways": 29, "rotation": "new_classes"}, "pool has 28 classes"),
-        ({"shots": 3, "query_shots": 4}, "need 7 images of each class, but 7 of 7 classes"),
-        ({"shots": 0}, "each must be 1 or more"),
-        ({"rotation": "all"}, "choose from none, per_class, new_classes"),
-    ],
-)
-@pytest.mark.parametrize("make", [episodes.make_sampler, episodes.host_episodes])
-def test_what_cannot_be_drawn_is_said_at_start(make, options, message):
-    more = () if make is episodes.make_sampler else (jax.random.key(0), range(2))
+@pytest.mark.parametrize(("options", "message"), UNDRAWABLE)
+def test_what_cannot_be_drawn_is_said_at_start(options, message):
     with pytest.raises(ValueError, match=message):
-        make(make_pool(), *more, **{**SHAPE, **options})
+        episodes.make_sampler(make_pool(), **{**SHAPE, **options})
 
 
 def test_rotation_needs_square_images():

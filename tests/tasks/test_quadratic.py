@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maml_jax import MetaParams, adapt, sgd
+from maml_jax import MetaParams, sgd
 from maml_jax.tasks import quadratic
-from tests.inner.problems import META_GRADIENTS, assert_close, float64  # noqa: F401
+from tests.inner.problems import META_GRADIENTS, adapt, assert_close, float64  # noqa: F401
 
 
 @pytest.mark.usefixtures("float64")
@@ -30,7 +30,7 @@ def test_quadratic_meets_its_closed_form(meta_gradient, steps):
         )  # fmt: skip
         return quadratic.loss(adaptation.params, task, None)[0], adaptation.params
 
-    meta = MetaParams(start, learning_rates=alpha)
+    meta = MetaParams(start, step_sizes=alpha)
     grads, params = jax.jit(jax.grad(query_loss, has_aux=True))(meta)
     assert_close(params, quadratic.adapted(start, task, alpha, steps))
     shrink = 1 - alpha * curvature
@@ -38,11 +38,13 @@ def test_quadratic_meets_its_closed_form(meta_gradient, steps):
     slope = curvature * offsets[-1]
     if meta_gradient == "first_order":
         by_init = slope
-        by_rate = -jnp.sum(slope * curvature * sum(offsets[:-1], jnp.zeros(3)))
+        by_step_size = -jnp.sum(slope * curvature * sum(offsets[:-1], jnp.zeros(3)))
     else:
         by_init = quadratic.meta_gradient(start, task, alpha, steps)
-        by_rate = -jnp.sum(slope * steps * curvature * offsets[steps - 1] if steps else 0 * slope)
-    assert_close((grads.init, grads.learning_rates), (by_init, by_rate))
+        by_step_size = -jnp.sum(
+            slope * steps * curvature * offsets[steps - 1] if steps else 0 * slope
+        )
+    assert_close((grads.init, grads.step_sizes), (by_init, by_step_size))
 
 
 @pytest.mark.usefixtures("float64")

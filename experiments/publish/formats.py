@@ -1,0 +1,62 @@
+"""How the tables show things: Markdown, intervals, differences and who wins."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from experiments.publish.results import Record
+
+LOSSES = {"loss": "MSE", "loss_median": "median"}  # over tasks
+EQUAL_COMPUTE = 0.05  # largest relative difference of C that counts as equal
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def with_origin(table: str, record: Record) -> str:
+    """The table, and below it the hardware and the command of the result."""
+    return f"{table}\n\n{record['hardware']}; `{record['command']}`."
+
+
+def mean_ci(records: Sequence[Record], step: int) -> str:
+    """Mean loss over seeds after an inner step, with the 95% interval of independent estimates."""
+    mean = np.mean([record["loss"][step] for record in records])
+    ci95 = np.sqrt(np.sum([record["loss_ci95"][step] ** 2 for record in records])) / len(records)
+    return f"{mean:.3f} ± {ci95:.3f}" if mean < 1e4 else f"{mean:.0e} ± {ci95:.0e}"
+
+
+def verdict(difference: float, half_width: float, accuracy: bool) -> str:
+    """Whether a difference to the baseline is a win, a loss or neither."""
+    better = difference if accuracy else -difference
+    return "wins" if better > half_width else "loses" if better < -half_width else "even"
+
+
+def against(
+    difference: float, half_width: float, accuracy: bool, relative_compute: float = 1.0
+) -> str:
+    """A paired difference with its interval and the verdict; an accuracy in %.
+
+    At unequal compute only two verdicts are fair: that the cheaper arm wins, and that the more
+    expensive one loses.
+    """
+    says = verdict(difference, half_width, accuracy)
+    if abs(relative_compute - 1) > EQUAL_COMPUTE:
+        fair = says == ("loses" if relative_compute > 1 else "wins")
+        says = f"{says} at" if fair else "at"
+        says += f" {relative_compute:.2f} C"
+    if accuracy:
+        return f"{100 * difference:+.2f} ± {100 * half_width:.2f} {says}"
+    form = _form(max(abs(difference), half_width))
+    return f"{difference:+{form}} ± {half_width:{form}} {says}"
+
+
+def value(number: float, accuracy: bool) -> str:
+    """A loss, or an accuracy in %."""
+    return f"{100 * number:.2f}" if accuracy else f"{number:{_form(number)}}"
+
+
+def _form(loss: float) -> str:
+    return ".4f" if loss < 0.02 else ".3f" if loss < 1e4 else ".0e"

@@ -1,0 +1,65 @@
+"""The results that the repository keeps: small JSON files, one per study or benchmark.
+
+Results of version 0.1 have its config keys. `read` gives every result with today's; the commands
+in a result stay as they were run, and experiments/results/README.md maps them to today's.
+"""
+
+import json
+import pathlib
+from typing import Any
+
+from maml_jax.errors import UsageError
+from maml_jax.run.config import flatten, renamed
+
+Record = dict[str, Any]  # a JSON object
+
+RESULTS = pathlib.Path(__file__).parent.parent / "results"
+# Fields of records of version 0.1 -> their names today.
+_RENAMED_FIELDS = {
+    "inner_learning_rate": "inner_step_size",
+    "rate": "step_size",
+    "rate_times_curvature": "step_size_times_curvature",
+}
+
+
+def write(name: str, record: Record) -> pathlib.Path:
+    """Writes results/NAME.json."""
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    return path
+
+
+def read(name: str) -> Record:
+    """Reads results/NAME.json, with today's names of config keys and fields.
+
+    Raises:
+      UsageError: there is no such result.
+    """
+    path = RESULTS / f"{name}.json"
+    if not path.is_file():
+        kept = ", ".join(sorted(of.stem for of in RESULTS.glob("*.json")))
+        raise UsageError(f"result {name!r} does not exist; there are: {kept}")
+    record: Record = json.loads(path.read_text(), object_hook=_with_current_names)
+    return record
+
+
+def _with_current_names(record: Record) -> Record:
+    """One object of a result; those inside it have their current names already."""
+    current = {_current_name(key): value for key, value in record.items()}
+    if "config" in current:
+        current["config"] = _current_config(current["config"])
+    return current
+
+
+def _current_name(name: str) -> str:
+    if name.startswith("rate/"):
+        return f"step_size/{name.removeprefix('rate/')}"
+    return _RENAMED_FIELDS.get(name) or renamed(name) or name
+
+
+def _current_config(config: Record) -> Record:
+    current: Record = {}
+    for key, value in flatten(config):
+        section, _, name = _current_name(key).rpartition(".")
+        (current.setdefault(section, {}) if section else current)[name] = value
+    return current

@@ -1,0 +1,1 @@
+"""The studies: comparisons of many trained runs."""

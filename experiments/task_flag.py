@@ -1,5 +1,0 @@
-"""The --task flag, in a module of its own: a flag can be defined only once in a process."""
-
-from absl import flags
-
-TASK = flags.DEFINE_enum("task", "sinusoid", ["sinusoid", "omniglot"], "family of tasks")

@@ -1,0 +1,70 @@
+"""Arithmetic on parameter trees, and the check of arguments that the inner optimizers share."""
+
+import math
+import numbers
+import operator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from maml_jax.settings import Rule
+from maml_jax.types import Array, PyTree
+
+Coefficient = PyTree  # a scalar, or a tree that broadcasts to the parameters
+
+
+def scale(coefficient: Coefficient, tree: PyTree) -> PyTree:
+    """coefficient · tree, in the dtypes of the tree."""
+    if jax.tree_util.treedef_is_leaf(jax.tree.structure(coefficient)):
+        return jax.tree.map(lambda x: jnp.asarray(coefficient * x, x.dtype), tree)
+    return jax.tree.map(lambda c, x: jnp.asarray(c * x, x.dtype), coefficient, tree)
+
+
+def add(a: PyTree, b: PyTree) -> PyTree:
+    """The sum a + b. `optax.tree.add` adds it to 0, which changes the sign of −0."""
+    return jax.tree.map(operator.add, a, b)
+
+
+def dot(a: PyTree, b: PyTree) -> Array:
+    """Σ a b over all coordinates. Lower precisions are multiplied and summed in float32."""
+
+    def of_leaf(x: Array, y: Array) -> Array:
+        dtype = jnp.promote_types(x.dtype, jnp.float32)
+        return jnp.sum(x.astype(dtype) * y.astype(dtype))
+
+    return sum(jax.tree.leaves(jax.tree.map(of_leaf, a, b)), jnp.zeros(()))
+
+
+def mask(tree: PyTree, gate: PyTree | None) -> PyTree:
+    """Replaces the coordinates whose gate is 0 with zeros."""
+    if gate is None:
+        return tree
+    return jax.tree.map(lambda m, x: jnp.where(m != 0, x, jnp.zeros_like(x)), gate, tree)
+
+
+def ratio(
+    numerator: Array, denominator: Array, otherwise: Array | float, valid: Array | bool = True
+) -> Array:
+    """numerator / denominator where valid, else `otherwise`; derivatives are finite in both cases.
+
+    Denominators close to 0 are not valid: the square in the derivative −n/d² would underflow.
+    """
+    smallest = float(np.finfo(denominator.dtype).tiny) ** 0.4
+    valid = valid & (jnp.abs(denominator) > smallest)
+    return jnp.where(valid, numerator / jnp.where(valid, denominator, 1.0), otherwise)
+
+
+def check_numbers(rule: Rule, **values: object) -> None:
+    """Checks named arguments that are numbers. Arrays pass, because they may be traced.
+
+    Raises:
+      ValueError: a number is infinite, NaN or against the rule.
+    """
+    for name, value in values.items():
+        if not isinstance(value, numbers.Real):
+            continue
+        if not math.isfinite(value):
+            raise ValueError(f"{name}={value} is not finite; use {rule.allowed()}")
+        if not rule.holds(value):
+            raise ValueError(f"{name}={value} is not allowed; use {rule.allowed()}")

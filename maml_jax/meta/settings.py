@@ -1,0 +1,58 @@
+"""Settings of the outer loop and of evaluation: the sections `outer` and `eval` of a config."""
+
+import dataclasses
+
+from maml_jax.settings import at_least, one_of, positive, setting
+
+
+@dataclasses.dataclass(frozen=True)
+class OuterSettings:
+    """How the meta-parameters are learned."""
+
+    optimizer: str = setting(
+        "adam", "optimizer of the initialization", one_of(("adam", "adamw", "sgd"))
+    )
+    learning_rate: float = setting(1e-3, "learning rate of the initialization", positive())
+    lengths_learning_rate: float = setting(
+        0.0, "learning rate of lengths; 0: 0.05 for lengths, 0.0075 for logits", at_least(0)
+    )
+    lengths_from: int = setting(0, "meta-step at which the learning of lengths starts", at_least(0))
+    step_sizes_learning_rate: float = setting(1e-3, "learning rate of step sizes", positive())
+    optimizer_learning_rate: float = setting(
+        1e-2, "learning rate of the inner optimizer's hyper-parameters", positive()
+    )
+    schedule: str = setting(
+        "auto", "schedule of all learning rates", one_of(("constant", "cosine"), "auto")
+    )
+    weight_decay: float = setting(0.0, "weight decay of the initialization (adamw)", at_least(0))
+    clip: float = setting(0.0, "clips gradient elements to ±clip; 0: no clipping", at_least(0))
+    clip_norm: float = setting(0.0, "clips the gradient's L2 norm; 0: no clipping", at_least(0))
+    task_clip_norm: float = setting(
+        0.0, "clips the L2 norm of the gradient of each task; 0: no clipping", at_least(0)
+    )
+    objective: str = setting(
+        "auto",
+        "final: loss after the last inner step; multi_step: weighted over all steps",
+        one_of(("final", "multi_step"), "auto"),
+    )
+    multi_step_anneal: int = setting(
+        10_000, "meta-steps over which multi_step shifts its weight to the last step", at_least(1)
+    )
+    max_nonfinite: int = setting(
+        100, "number of skipped updates after which the run stops as diverged", at_least(0)
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalSettings:
+    """How a run is validated and tested."""
+
+    num_episodes: int = setting(2_000, "test episodes", at_least(1))
+    shots: int = setting(5, "support examples per class, or points of a sinusoid", at_least(1))
+    query_shots: int = setting(100, "query examples per class, or points", at_least(1))
+    num_steps: int = setting(10, "inner steps at test", at_least(0))
+    chunk: int = setting(100, "episodes evaluated at once, which bounds memory", at_least(1))
+    validation_every: int = setting(
+        0, "meta-steps between validations; 0: no validation", at_least(0)
+    )
+    validation_episodes: int = setting(300, "validation episodes", at_least(1))

@@ -1,0 +1,277 @@
+"""From a config to functions: the state, the train loop and the evaluation of one run."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from maml_jax.inner.adapt import InnerLoop
+from maml_jax.inner.meta_gradients import META_GRADIENTS, implicit
+from maml_jax.inner.optimizers.registry import (
+    initial_hyper_params,
+    make_inner_optimizer,
+)
+from maml_jax.inner.step_sizes import STEP_SIZES
+from maml_jax.keys import stream_key
+from maml_jax.lengths.cost import Budget, LearnedLengths, annealed, compute_cost, mean_length_cost
+from maml_jax.lengths.flops import count_flops
+from maml_jax.lengths.gates import Gates, always_on
+from maml_jax.meta.objective import Objective, multi_step_weights
+from maml_jax.meta.outer import OuterStep, keep_within, optax_outer, outer_chain
+from maml_jax.meta.train_step import TrainStep, init_state
+from maml_jax.parallel import (
+    cores_that_divide,
+    make_train_loop,
+    use_cpu_devices,
+)
+from maml_jax.run.config import resolve
+from maml_jax.run.evaluation import EvaluateFn, first_step_size, make_evaluate
+from maml_jax.run.learned import LearnedSummary
+from maml_jax.run.problems import TASKS, Problem
+from maml_jax.run.spec import RunSpec
+from maml_jax.tasks.host import HostFeed
+from maml_jax.types import (
+    MetaParams,
+    Metrics,
+    PyTree,
+    TrainLoop,
+    TrainState,
+)
+
+
+class Experiment(NamedTuple):
+    """One run's functions."""
+
+    config: ConfigDict
+    spec: RunSpec
+    problem: Problem
+    inner_loop: Callable[[int], InnerLoop]  # number of steps -> inner loop, with hard gates
+    init: Callable[[], TrainState]
+    train: TrainLoop
+    evaluate: EvaluateFn
+    learned: LearnedSummary
+
+
+def _over_time(spec: RunSpec, rate: float) -> optax.ScalarOrSchedule:
+    if spec.outer.schedule == "cosine":
+        return optax.cosine_decay_schedule(rate, spec.num_meta_steps)
+    return rate
+
+
+def _from_step(start: int, rate: optax.ScalarOrSchedule) -> optax.Schedule:
+    """0 before the start, so that Adam's moments are ready by then."""
+
+    def schedule(count: Any) -> Any:
+        return jnp.where(count < start, 0.0, rate(count) if callable(rate) else rate)
+
+    return schedule
+
+
+def _outer_optimizers(
+    spec: RunSpec, gates: Gates | None
+) -> dict[str, optax.GradientTransformation]:
+    """Learned field of MetaParams -> its optimizer."""
+    outer, rate = spec.outer, _over_time(spec, spec.outer.learning_rate)
+    optimizers = {
+        "adam": lambda: optax.adam(rate),
+        "adamw": lambda: optax.adamw(rate, weight_decay=outer.weight_decay),
+        "sgd": lambda: optax.sgd(rate),
+    }
+    learned: dict[str, optax.GradientTransformation] = {"init": optimizers[outer.optimizer]()}
+    if gates is not None:
+        default = 0.05 if gates.kind.is_length else 0.0075
+        lengths_rate = _over_time(spec, outer.lengths_learning_rate or default)
+        learned["lengths"] = optax.chain(
+            optax.adam(_from_step(outer.lengths_from, lengths_rate)), keep_within(*gates.bounds)
+        )
+    if spec.learns_step_sizes:
+        learned["step_sizes"] = optax.adam(_over_time(spec, outer.step_sizes_learning_rate))
+    if spec.learns_optimizer:
+        learned["optimizer"] = optax.adam(_over_time(spec, outer.optimizer_learning_rate))
+    return learned
+
+
+def _one_by_one(spec: RunSpec) -> bool:
+    """Whether a CPU core is fastest with one task at a time: networks of images."""
+    return spec.task.name == "images"
+
+
+def _fastest_chunk(spec: RunSpec) -> int | None:
+    return 1 if _one_by_one(spec) and jax.default_backend() == "cpu" else None
+
+
+def _learned_lengths(spec: RunSpec, gates: Gates, learned: LearnedSummary) -> LearnedLengths:
+    """Cost and temperature of learned lengths."""
+    settings = spec.lengths
+    if settings.cost == "compute":
+        cost = compute_cost(gates, learned.adapted, learned.costs)
+    else:
+        cost = mean_length_cost(gates, learned.adapted)
+    temperature = annealed(settings.temperature, settings.final_temperature, spec.num_meta_steps)
+    budget = Budget(settings.cost_weight, settings.budget or None, settings.dual_rate)
+    return LearnedLengths(gates, temperature, cost, budget)
+
+
+def _make_train_loop(spec: RunSpec, train_step: TrainStep, problem: Problem) -> TrainLoop:
+    """The train loop on the device's own episodes, or on those that the host gathers.
+
+    It begins with `inner.first_order_until` meta-steps of first-order meta-gradients.
+    """
+    feed = None
+    if problem.host_episodes is not None:
+        tasks = range(spec.meta_batch_size)
+        feed = HostFeed(problem.host_episodes(stream_key(spec.seed, "train"), tasks))
+    objective = train_step.objective
+    assert isinstance(objective, Objective)
+    first_order = dataclasses.replace(objective.inner_loop, meta_gradient="first_order")
+    phases = [
+        make_train_loop(
+            dataclasses.replace(
+                train_step, objective=dataclasses.replace(objective, inner_loop=inner_loop)
+            ),
+            meta_batch_size=spec.meta_batch_size,
+        )
+        for inner_loop in (first_order, objective.inner_loop)
+    ]
+
+    def train(
+        state: TrainState, num_steps: int, episodes: PyTree = None
+    ) -> tuple[TrainState, Metrics]:
+        step = int(state.step)
+        episodes = feed(step, num_steps) if feed is not None else episodes
+        return phases[step >= spec.inner.first_order_until](state, num_steps, episodes)
+
+    return train
+
+
+def _momentum_granularity(spec: RunSpec) -> str:
+    return spec.inner.learn_optimizer if spec.learns_optimizer else "global"
+
+
+def _make_inner_loop(
+    spec: RunSpec, problem: Problem, learned: LearnedSummary
+) -> Callable[[int], InnerLoop]:
+    """Number of steps -> inner loop, with hard gates."""
+    inner, gates = spec.inner, learned.gates
+    estimator = META_GRADIENTS[inner.meta_gradient]
+
+    def inner_loop(num_steps: int) -> InnerLoop:
+        return InnerLoop(
+            problem.loss,
+            make_inner_optimizer(
+                inner.optimizer, learned.adapted, num_steps, _momentum_granularity(spec)
+            ),
+            num_steps=num_steps,
+            gates=always_on if gates is None else gates.hard,
+            step_sizes=STEP_SIZES[inner.step_sizes].at_step,
+            meta_gradient=implicit(inner.cg_steps) if estimator.needs_proximal else estimator,
+            proximal=inner.proximal if estimator.needs_proximal else 0.0,
+            adapts=learned.adapts,
+            at_step=problem.at_step,
+        )
+
+    return inner_loop
+
+
+def _make_init(
+    spec: RunSpec, problem: Problem, learned: LearnedSummary, outer: OuterStep
+) -> Callable[[], TrainState]:
+    inner, num_steps, gates = spec.inner, spec.train_steps, learned.gates
+
+    def init() -> TrainState:
+        meta_params = MetaParams(
+            init=problem.init_params(stream_key(spec.seed, "init"), num_steps),
+            step_sizes=STEP_SIZES[inner.step_sizes].init(
+                learned.adapted, first_step_size(spec), num_steps
+            ),
+            optimizer=initial_hyper_params(
+                inner.optimizer,
+                learned.adapted,
+                step_size=inner.step_size,
+                momentum=inner.momentum,
+                inverse_condition=inner.inverse_condition,
+                granularity=_momentum_granularity(spec),
+            ),
+        )
+        extras: PyTree = ()
+        if gates is not None:
+            length = spec.lengths.initial_length
+            length = num_steps / 2 if length < 0 else length
+            lengths = gates.init(learned.adapted, length, stream_key(spec.seed, "lengths"))
+            meta_params = meta_params._replace(lengths=lengths)
+            extras = {"dual": jnp.zeros(())}
+        return init_state(meta_params, outer, stream_key(spec.seed, "train"), extras)
+
+    return init
+
+
+def build(config: ConfigDict) -> Experiment:
+    """Makes a run's functions; data are loaded, nothing is computed yet.
+
+    Raises:
+      UsageError: a key, type or value that is not allowed, or data that cannot be had.
+    """
+    spec = resolve(config)
+    cores = cores_that_divide(spec.meta_batch_size) if _one_by_one(spec) else 1
+    use_cpu_devices(spec.cpu_devices or cores)
+    problem = TASKS[spec.task.name].build(spec)
+
+    def adapts(path: str) -> bool:
+        return spec.entry.adapts(path) and (spec.entry.norms_adapt or problem.adapts(path))
+
+    gates = weights = None
+    if spec.learns_lengths:
+        settings = spec.lengths
+        gates = Gates(settings.gate, settings.granularity, num_steps=spec.inner.num_steps)
+    if spec.outer.objective == "multi_step":
+        weights = multi_step_weights(spec.train_steps, spec.outer.multi_step_anneal)
+    learned = LearnedSummary(spec, problem, adapts, gates)
+    inner_loop = _make_inner_loop(spec, problem, learned)
+    optimizers = _outer_optimizers(spec, gates)
+    clip, clip_norm = spec.outer.clip or None, spec.outer.clip_norm or None
+    outer = optax_outer(outer_chain(optimizers, clip=clip, clip_norm=clip_norm))
+    sampler = None
+    if problem.host_episodes is None:
+        sampler = problem.sampler(spec.task.shots, spec.task.query_shots, "train")
+    train_step = TrainStep(
+        sampler,
+        Objective(
+            inner_loop(spec.train_steps),
+            problem.loss,
+            step_weights=weights,
+            lengths=None if gates is None else _learned_lengths(spec, gates, learned),
+        ),
+        outer,
+        prepare=problem.prepare,
+        tasks_per_chunk=spec.tasks_per_chunk or _fastest_chunk(spec),
+        task_clip_norm=spec.outer.task_clip_norm or None,
+        learned=tuple(optimizers),
+    )
+    return Experiment(
+        config,
+        spec,
+        problem,
+        inner_loop,
+        _make_init(spec, problem, learned, outer),
+        _make_train_loop(spec, train_step, problem),
+        make_evaluate(spec, problem, inner_loop(spec.eval.num_steps), gates),
+        learned,
+    )
+
+
+def optimizer_flops(config: ConfigDict) -> float:
+    """FLOPs of the inner optimizer's own matrix products in a full step; C leaves them out."""
+
+    def of_step(config: ConfigDict) -> float:
+        experiment, key = build(config), jax.random.key(0)
+        sample = experiment.problem.sampler(config.task.shots, config.task.query_shots, "train")
+        meta_params, support = experiment.init().meta_params, sample(key).support
+        return count_flops(experiment.inner_loop(1), meta_params, support, key)
+
+    plain = ConfigDict(config.to_dict())
+    plain.inner.optimizer, plain.inner.learn_optimizer = "sgd", "none"
+    return of_step(config) - of_step(plain)

@@ -1,0 +1,197 @@
+"""The config of a run: its keys, and how it becomes a typed and checked `RunSpec`.
+
+Keys, defaults, rules and help texts are the fields of the settings classes, each of which is a
+section of the config. ml_collections is used at the edge only: cards, flags and config.json.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from maml_jax.errors import UsageError
+from maml_jax.inner.optimizers.registry import INNER_OPTIMIZERS
+from maml_jax.models.registry import MODELS
+from maml_jax.run.algorithms import AUTO
+from maml_jax.run.problems import TASKS
+from maml_jax.run.spec import BASELINES, RunSpec, check_spec
+from maml_jax.settings import Rule, check_value, one_of
+
+# Keys that may change between two calls on one workdir: they do not alter the trained parameters.
+FREE_KEYS = (
+    "eval",
+    "data.dir",
+    "data.splits_dir",
+    "data.cache_dir",
+    "checkpoint",
+    "cpu_devices",
+    "log_every",
+    "baselines",
+)
+# Keys and sections of version 0.1 -> their names today.
+RENAMED = {
+    "halting": "lengths",
+    "inner.learning_rate": "inner.step_size",
+    "inner.rates": "inner.step_sizes",
+    "outer.halting_from": "outer.lengths_from",
+    "outer.halting_learning_rate": "outer.lengths_learning_rate",
+    "outer.rates_learning_rate": "outer.step_sizes_learning_rate",
+    "references": "baselines",
+}
+
+
+def _sections() -> dict[str, type]:
+    """Section -> settings class, those of registered tasks and models included."""
+    sections = {
+        field.name: type(field.default)
+        for field in dataclasses.fields(RunSpec)
+        if dataclasses.is_dataclass(field.default)
+    }
+    own = {name: task.settings for name, task in TASKS.items() if task.settings}
+    own |= {name: model.settings for name, model in MODELS.items() if model.settings}
+    if clash := sections.keys() & own.keys():
+        raise UsageError(
+            f"a task or model with settings is registered as {min(clash)!r}, which is a section of "
+            "every config; register it under another name"
+        )
+    return sections | own
+
+
+def _fields() -> dict[str, dataclasses.Field[Any]]:
+    """Key -> field, of all sections."""
+    found = {f.name: f for f in dataclasses.fields(RunSpec) if "rule" in f.metadata}
+    for section, settings in _sections().items():
+        found |= {f"{section}.{f.name}": f for f in dataclasses.fields(settings)}
+    return found
+
+
+def default_config() -> ConfigDict:
+    """Few-shot sinusoid regression; configs/ holds the cards."""
+    values: dict[str, Any] = {section: {} for section in _sections()}
+    for key, field in _fields().items():
+        section, _, name = key.rpartition(".")
+        (values[section] if section else values)[name] = field.default
+    return ConfigDict(values)
+
+
+def _rule(key: str, field: dataclasses.Field[Any]) -> Rule | None:
+    if key == "task.name":  # its settings class does not know the table of tasks
+        return one_of(TASKS)
+    rule: Rule | None = field.metadata["rule"]
+    return rule
+
+
+def describe_keys() -> str:
+    """All keys, one a line: KEY=DEFAULT, help, and what is allowed."""
+    lines = []
+    for key, field in _fields().items():
+        rule = _rule(key, field)
+        allowed = f" ({rule.allowed()})" if rule else ""
+        lines.append(f"--config.{key}={field.default!r}: {field.metadata['help']}{allowed}")
+    return "\n".join(lines)
+
+
+def flatten(config: ConfigDict | dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields (dotted key, value) of every leaf."""
+    for key, value in config.items():
+        if isinstance(value, ConfigDict | dict):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def renamed(key: str) -> str | None:
+    """Today's name of a key of version 0.1; None if it is not one."""
+    section, _, name = key.partition(".")
+    return RENAMED.get(key) or (f"{RENAMED[section]}.{name}" if section in RENAMED else None)
+
+
+def check_key(key: str) -> None:
+    """Raises a UsageError that gives the new or the nearest name if `key` is unknown."""
+    known = list(_fields())
+    if key in known:
+        return
+    if new := renamed(key):
+        raise UsageError(f"unknown config key {key!r}; it is called {new} now")
+    last = key.rpartition(".")[2]
+    near = [name for name in known if name.rpartition(".")[2] == last]
+    near = near or difflib.get_close_matches(key, known, n=1, cutoff=0.75)
+    hint = f"did you mean {' or '.join(near)}?" if near else "--help lists the keys"
+    raise UsageError(f"unknown config key {key!r}; {hint}")
+
+
+def resolve(config: ConfigDict) -> RunSpec:
+    """Checks every key, type and value, and replaces "auto" by the algorithm's choice.
+
+    Raises:
+      UsageError: names the key, its value and what is allowed.
+    """
+    values, fields = dict(flatten(config)), _fields()
+    for key in values:
+        check_key(key)
+    try:
+        for key, field in fields.items():
+            if key not in values:
+                raise ValueError(f"the config lacks the key {key!r}; start from default_config()")
+            check_value(key, values[key], field.default, _rule(key, field))
+        spec = _with_automatic(_from_values(values))
+        check_spec(spec)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    return spec
+
+
+def _from_values(values: Mapping[str, Any]) -> RunSpec:
+    sections: dict[str, Any] = {}
+    for section, settings in _sections().items():
+        names = [field.name for field in dataclasses.fields(settings)]
+        sections[section] = settings(**{name: values[f"{section}.{name}"] for name in names})
+    built_in = {field.name for field in dataclasses.fields(RunSpec)}
+    own = {section: sections.pop(section) for section in list(sections) if section not in built_in}
+    return RunSpec(**{key: v for key, v in values.items() if "." not in key}, **sections, own=own)
+
+
+def _with_automatic(spec: RunSpec) -> RunSpec:
+    for key, value in {**AUTO, **spec.entry.settings}.items():
+        section, _, name = key.partition(".")
+        settings = getattr(spec, section)
+        if getattr(settings, name) == "auto":
+            changed = dataclasses.replace(settings, **{name: value})
+            spec = dataclasses.replace(spec, **{section: changed})
+    return spec
+
+
+def baseline_config(config: ConfigDict, name: str) -> ConfigDict:
+    """The config of a baseline trained beside the run: all but algorithm and inputs the same."""
+    baseline = ConfigDict(config.to_dict())
+    baseline.update_from_flattened_dict(BASELINES[name])
+    baseline.baselines = ()
+    baseline.inner.learn_optimizer = "none"
+    baseline.lengths.cost_weight = baseline.lengths.budget = 0.0
+    if "matrices" in INNER_OPTIMIZERS[baseline.inner.optimizer].hyper:
+        baseline.inner.optimizer = "sgd"  # which it is while its matrices are not learned
+    baseline.inner.first_order_until = 0
+    baseline.update_from_flattened_dict(dict.fromkeys(AUTO, "auto"))
+    baseline.outer.schedule = config.outer.schedule
+    return baseline
+
+
+def differences(
+    new: dict[str, Any], old: dict[str, Any], free: tuple[str, ...] = FREE_KEYS
+) -> list[str]:
+    """Keys, free ones apart, whose values differ: "key: old -> new".
+
+    What an older config lacks has its default, as in JSON, which knows no tuples.
+    """
+    defaults = {
+        key: list(field.default) if isinstance(field.default, tuple) else field.default
+        for key, field in _fields().items()
+    }
+    before, after = defaults | dict(flatten(old)), dict(flatten(new))
+    return [
+        f"{key}: {before.get(key)} -> {after.get(key)}"
+        for key in sorted(before.keys() | after.keys())
+        if not key.startswith(free) and before.get(key) != after.get(key)
+    ]

@@ -1,0 +1,95 @@
+"""Evaluation of a run on its validation and test episodes."""
+
+import dataclasses
+from functools import cache
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from maml_jax.inner.adapt import InnerLoop
+from maml_jax.inner.optimizers.registry import INNER_OPTIMIZERS
+from maml_jax.keys import gate_key, stream_key
+from maml_jax.lengths.gates import Gates
+from maml_jax.meta.evaluate import Estimate
+from maml_jax.parallel import EvaluationFn, make_evaluation
+from maml_jax.run.problems import Problem
+from maml_jax.run.spec import RunSpec
+from maml_jax.types import Adaptation, AdaptFn, Array, MetaParams, Monitor
+
+STEP_SIZE_GRID = (0.03, 0.1, 0.3, 1.0, 3.0)  # times α: where a baseline's step size is tuned
+
+
+def first_step_size(spec: RunSpec) -> float:
+    """α; 1 for a method that finds its own step size: it takes α as its first step."""
+    own_step = INNER_OPTIMIZERS[spec.inner.optimizer].own_step
+    return 1.0 if own_step else float(spec.inner.step_size)
+
+
+class Evaluation(NamedTuple):
+    """Adaptation to fixed held-out episodes."""
+
+    estimates: dict[str, Estimate]  # "loss" and the problem's metrics, each [K+1]
+    nonfinite: int  # diverged episodes, which are left out
+    step_size: float | None  # the step size that was used; None if step sizes are learned
+
+
+class EvaluateFn(Protocol):
+    """Evaluates meta-parameters on the validation or test stream, with hard or soft gates."""
+
+    def __call__(
+        self, meta_params: MetaParams, stream: str = "test", soft: bool = False
+    ) -> Evaluation: ...
+
+
+def with_soft_gates(inner_loop: InnerLoop, gates: Gates, temperature: float) -> AdaptFn:
+    """The inner loop with the gates of training, each task's noise included."""
+
+    def adapt(meta_params: MetaParams, support: Any, key: Array, *, monitor: Monitor) -> Adaptation:
+        soft = dataclasses.replace(inner_loop, gates=gates.soft(temperature, gate_key(key)))
+        return soft(meta_params, support, key, monitor=monitor)
+
+    return adapt
+
+
+def make_evaluate(
+    spec: RunSpec, problem: Problem, inner_loop: InnerLoop, gates: Gates | None
+) -> EvaluateFn:
+    """The evaluation of a run.
+
+    An algorithm that tunes its step size at test does so on the validation stream.
+    """
+
+    @cache
+    def on(stream: str, soft: bool) -> EvaluationFn:
+        episodes = {"validation": spec.eval.validation_episodes, "test": spec.eval.num_episodes}
+        adapt: AdaptFn = inner_loop
+        if soft and gates is not None:
+            adapt = with_soft_gates(inner_loop, gates, spec.lengths.final_temperature)
+        return make_evaluation(
+            adapt,
+            problem.loss,
+            problem.sampler(spec.eval.shots, spec.eval.query_shots, stream),
+            num_episodes=episodes[stream],
+            chunk=spec.eval.chunk,
+        )
+
+    def at(
+        meta_params: MetaParams, stream: str, soft: bool = False
+    ) -> tuple[dict[str, Estimate], int]:
+        return on(stream, soft)(meta_params, stream_key(spec.seed, stream))
+
+    def tuned(meta_params: MetaParams) -> MetaParams:
+        tried = {}
+        for step_size in (first_step_size(spec) * factor for factor in STEP_SIZE_GRID):
+            estimates, nonfinite = at(meta_params._replace(step_sizes=step_size), "validation")
+            tried[step_size] = np.inf if nonfinite else estimates["loss"].mean[-1]
+        return meta_params._replace(step_sizes=min(tried, key=lambda size: tried[size]))
+
+    def evaluate(meta_params: MetaParams, stream: str = "test", soft: bool = False) -> Evaluation:
+        if spec.entry.tunes_step_size and spec.eval.num_steps:
+            meta_params = tuned(meta_params)
+        sizes = meta_params.step_sizes
+        step_size = None if isinstance(sizes, dict) else float(sizes)
+        return Evaluation(*at(meta_params, stream, soft), step_size)
+
+    return evaluate

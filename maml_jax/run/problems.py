@@ -1,0 +1,223 @@
+"""Tasks by name: the episodes, the loss and the initialization that a `RunSpec` describes."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+
+import flax.linen as nn
+import grain
+import jax.numpy as jnp
+
+from maml_jax.errors import UsageError
+from maml_jax.inner.adapt import same_at_every_step
+from maml_jax.models.losses import classification_logits, classification_loss, with_reference
+from maml_jax.models.normalization import at_step, norm_shifts_do_not_adapt, with_steps
+from maml_jax.models.registry import MODELS
+from maml_jax.params import everything
+from maml_jax.registry import Registry
+from maml_jax.tasks import sinusoid
+from maml_jax.tasks.episodes import Pool, check_pool, make_sampler, normalise
+from maml_jax.tasks.host import host_episodes
+from maml_jax.tasks.images.pools import load_pools
+from maml_jax.types import (
+    Array,
+    AtStepFn,
+    Episode,
+    EpisodeSampler,
+    Examples,
+    HostEpisodes,
+    LossFn,
+    Metrics,
+    Params,
+    PathPredicate,
+)
+
+if TYPE_CHECKING:
+    from maml_jax.run.spec import RunSpec
+
+
+class MakeSampler(Protocol):
+    """Makes the sampler of a stream, with so many support and query examples (of a class)."""
+
+    def __call__(self, shots: int, query_shots: int, stream: str, /) -> EpisodeSampler: ...
+
+
+class InitParams(Protocol):
+    """(key, number of inner steps K) -> initial parameters θ."""
+
+    def __call__(self, key: Array, num_steps: int, /) -> Params: ...
+
+
+class PredictFn(Protocol):
+    """(params, examples) -> predictions [S, y]."""
+
+    def __call__(self, params: Params, examples: Examples, /) -> Array: ...
+
+
+def same_episode(episode: Any) -> Any:
+    """Leaves an episode as it is."""
+    return episode
+
+
+class Problem(NamedTuple):
+    """A family of tasks and a network for it."""
+
+    sampler: MakeSampler
+    init_params: InitParams
+    loss: LossFn  # with a dict of metrics as aux
+    predict: PredictFn
+    adapts: PathPredicate = everything
+    at_step: AtStepFn = same_at_every_step
+    host_episodes: HostEpisodes | None = None  # raw meta-batches by meta-step
+    prepare: Callable[[Any], Any] = same_episode  # raw -> Episode, on the device
+
+
+class Task(NamedTuple):
+    """An entry of `TASKS`."""
+
+    build: "Callable[[RunSpec], Problem]"
+    settings: type | None = None  # a settings class of its own, the config's section NAME
+    figures: Mapping[str, Callable[[Any], Any]] = {}  # of the report: name -> (runs -> Figure)
+
+
+def build_model(spec: "RunSpec", outputs: int) -> nn.Module:
+    """The network that a run's settings describe."""
+    name = spec.model.name
+    return MODELS.find(name).build(spec.own_settings(name, spec.model), outputs)
+
+
+def _sinusoid_regression(spec: "RunSpec") -> Problem:
+    """Mean squared error of a network on sine waves."""
+    model, oracle = build_model(spec, 1), spec.task.oracle
+    inputs = 3 if oracle else 1
+
+    def predict(params: Params, data: Examples) -> Array:
+        return cast(Array, model.apply({"params": params}, data.inputs))
+
+    def loss(params: Params, data: Examples, key: Array) -> tuple[Array, Metrics]:
+        del key
+        return jnp.mean((predict(params, data) - data.targets) ** 2), {}
+
+    return Problem(
+        sampler=lambda shots, query_shots, stream: partial(
+            sinusoid.sample_episode, num_support=shots, num_query=query_shots, oracle=oracle
+        ),
+        init_params=lambda key, num_steps: model.init(key, jnp.zeros((1, inputs)))["params"],
+        loss=loss,
+        predict=predict,
+    )
+
+
+def _checked_pools(spec: "RunSpec") -> dict[str, Pool]:
+    """Stream -> pool, each with enough classes and images for its episodes.
+
+    Raises:
+      UsageError: data that cannot be had, or that cannot give the episodes.
+    """
+    data, stream = spec.data, ""
+    try:
+        train, validation, test, _ = load_pools(data)
+        pools = {"train": train, "validation": validation, "test": test}
+        for stream, pool in pools.items():
+            sizes = spec.task if stream == "train" else spec.eval
+            check_pool(
+                pool,
+                ways=spec.task.ways,
+                shots=sizes.shots,
+                query_shots=sizes.query_shots,
+                rotation=data.rotation,
+            )
+    except (ValueError, OSError) as error:
+        raise UsageError(f"{stream and f'{stream} classes: '}{error}") from error
+    channels = train.images.shape[-1]
+    for name, values in (("mean", data.mean), ("std", data.std)):
+        if len(values) not in (0, 1, channels):
+            raise UsageError(
+                f"data.{name}={values} has {len(values)} values for images of {channels} "
+                f"channels; give 1 or {channels}"
+            )
+    return pools
+
+
+def _image_classification(spec: "RunSpec") -> Problem:
+    """Cross-entropy of a network on N-way episodes of a data set.
+
+    Raises:
+      UsageError: data that cannot be had, or too few classes or images for the episodes.
+    """
+    data, ways, rotation = spec.data, spec.task.ways, spec.data.rotation
+    model = build_model(spec, ways)
+
+    def prepare(raw: Episode) -> Episode:
+        episode = normalise(raw, data.mean or None, data.std or None)
+        return with_reference(episode) if spec.model.normalization == "support" else episode
+
+    pools = _checked_pools(spec)
+    images = pools["train"].images
+
+    @cache
+    def on_device(stream: str) -> Pool:
+        return Pool(*map(jnp.asarray, pools[stream]))
+
+    def sampler(shots: int, query_shots: int, stream: str) -> EpisodeSampler:
+        return make_sampler(
+            on_device(stream),
+            ways=ways,
+            shots=shots,
+            query_shots=query_shots,
+            rotation=rotation,
+            prepare=prepare,
+        )
+
+    def init_params(key: Array, num_steps: int) -> Params:
+        params = model.init(key, jnp.zeros((1, *images.shape[2:])))["params"]
+        return with_steps(params, num_steps)
+
+    def raw_episodes(key: Array, tasks: Sequence[int]) -> grain.MapDataset[Episode]:
+        return host_episodes(
+            pools["train"],
+            key,
+            tasks,
+            ways=ways,
+            shots=spec.task.shots,
+            query_shots=spec.task.query_shots,
+            rotation=rotation,
+        )
+
+    return Problem(
+        sampler=sampler,
+        init_params=init_params,
+        loss=classification_loss(model),
+        predict=classification_logits(model),
+        adapts=norm_shifts_do_not_adapt,
+        at_step=at_step,
+        host_episodes=raw_episodes if data.pool == "host" else None,
+        prepare=prepare,
+    )
+
+
+TASKS = Registry(
+    "task", {"sinusoid": Task(_sinusoid_regression), "images": Task(_image_classification)}
+)
+
+
+def register_task(
+    name: str,
+    build: "Callable[[RunSpec], Problem]",
+    *,
+    settings: type | None = None,
+    figures: Mapping[str, Callable[[Any], Any]] | None = None,
+) -> None:
+    """Makes `task.name=NAME` usable in configs.
+
+    Args:
+      name: of the task.
+      build: RunSpec -> Problem. `maml_jax.run.problems.build_model` makes the network of the run.
+      settings: a frozen dataclass of `maml_jax.settings.setting` fields. It becomes the config's
+        section NAME; `spec.own[name]` is its instance.
+      figures: name -> function from the report's list of runs to a matplotlib Figure.
+
+    Raises:
+      ValueError: the name belongs to the package.
+    """
+    TASKS.register(name, Task(build, settings, figures or {}))

@@ -1,0 +1,58 @@
+"""Provenance of a result: command, commit, hardware and library versions."""
+
+import importlib.metadata
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+from typing import Any
+
+import jax
+
+KEYS = ("command", "commit", "hardware", "versions")  # of what `describe` returns
+COMMIT_VARIABLE = "MAML_JAX_COMMIT"  # names the commit where the code is a copy without git
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
+
+
+def _processor() -> str:
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":")[1].strip() for line in lines if "model name" in line), "unknown")
+
+
+def _commit() -> str:
+    here = os.path.dirname(os.path.abspath(__file__))
+    if named := os.environ.get(COMMIT_VARIABLE):
+        return named
+    run = subprocess.run(
+        ["git", "-C", here, "describe", "--always", "--dirty"], capture_output=True, text=True
+    )
+    return run.stdout.strip() or "unknown"
+
+
+def command() -> str:
+    """The command line as a user types it: python -m MODULE ARGS."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    name = f"-m {spec.name}" if spec else os.path.basename(sys.argv[0])
+    return " ".join(["python", name, *sys.argv[1:]])
+
+
+def of_process() -> dict[str, Any]:
+    """Devices and versions of this process."""
+    devices = jax.devices()
+    return {
+        "hardware": f"{len(devices)} x {devices[0].device_kind}, {os.cpu_count()} CPU cores "
+        f"({_processor()})",
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in LIBRARIES},
+        },
+    }
+
+
+def describe() -> dict[str, Any]:
+    """Command, commit, devices and versions of this process."""
+    return {"command": command(), "commit": _commit(), **of_process()}

@@ -1,0 +1,46 @@
+"""What a data set is before it is decoded: named records of images."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+from PIL import Image
+
+from maml_jax.tasks.images.cache import digest
+
+DATA_DIR_VARIABLE = "TFDS_DATA_DIR"
+
+Record = tuple[str, Image.Image]  # name of the class, image
+
+
+class Source(NamedTuple):
+    """A data set before it is decoded."""
+
+    fingerprint: Mapping[str, object]  # JSON that tells one version of the data from another
+    length: int  # number of records, at most
+    records: Callable[[], Iterable[Record]]
+    image_size: int | None  # height and width, if all images have the same
+    channels: int  # 1 or 3
+    invert: bool = False  # what the setting invert="auto" stands for
+    complete: tuple[int, int] | None = None  # classes and images of each, if known; checked
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceRequest:
+    """What a data set is opened with."""
+
+    name: str  # before the colon
+    argument: str  # after the colon, or empty
+    data_dir: pathlib.Path  # folder of TFDS
+    image_size: int  # wanted, in pixels; 0 is the data set's own
+    seed: int  # of data that are generated
+
+
+OpenSource = Callable[[SourceRequest], Source]
+
+
+def list_files(files: Iterable[pathlib.Path], root: pathlib.Path) -> str:
+    """Digest of the paths under `root`, sizes and times of files."""
+    stats = [(str(file.relative_to(root)), file.stat()) for file in files]
+    return digest([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])

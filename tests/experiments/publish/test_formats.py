@@ -1,0 +1,24 @@
+"""Who wins."""
+
+import pytest
+
+from experiments.publish import formats
+
+
+@pytest.mark.parametrize(
+    ("difference", "compute", "expected"),
+    [
+        (-0.3, 1.02, "wins"),
+        (0.3, 1.0, "loses"),
+        (0.1, 1.0, "even"),
+        (-0.3, 1.2, "at 1.20 C"),  # better, but more expensive
+        (0.3, 1.2, "loses at 1.20 C"),
+        (-0.3, 0.5, "wins at 0.50 C"),
+        (0.1, 0.5, "at 0.50 C"),
+    ],
+)
+def test_only_the_cheaper_side_wins_at_unequal_compute(
+    difference: float, compute: float, expected: str
+) -> None:
+    cell = formats.against(difference, 0.2, False, compute)
+    assert cell == f"{difference:+.3f} ± 0.200 {expected}"

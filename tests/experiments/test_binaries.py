@@ -1,0 +1,55 @@
+"""The binaries as a user meets them."""
+
+import json
+import pathlib
+
+import pytest
+
+from tests.run.runs import call, command
+
+WRONG = [
+    (["train", "--config.inner.num_stesp=3"], "unknown config key 'inner.num_stesp'; did you mean"),
+    (["train", "--config.inner.num_steps=abc"], "--config.inner.num_steps=abc"),
+    (["train", "--config", "configs/nope.py"], "config file 'configs/nope.py' does not exist"),
+    (["studies.equal_compute", "--steps=-5"], "--steps=-5"),
+    (["train", "--config.inner.step_size=-1"], "inner.step_size=-1"),
+    (["train", "--config.halting.gate=ramp"], "'halting.gate'; it is called lengths.gate now"),
+    (["train", "--import=no_such_module"], "--import=no_such_module cannot be imported"),
+    (["train", "--config=configs/nope.py"], "config file 'configs/nope.py' does not exist"),
+    (["train", "--config=configs/sinusoid.py:papr"], "variant 'papr' is unknown"),
+    (["evaluate"], "holds no run"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), WRONG, ids=[message for _, message in WRONG])
+def test_wrong_use_is_one_line_and_a_failing_exit(
+    tmp_path: pathlib.Path, arguments: list[str], message: str
+) -> None:
+    module, *flags = arguments
+    workdir = tmp_path / "run"
+    done = call([*command(module)[:3], f"--workdir={workdir}", *flags])
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "Traceback" not in done.stderr
+    assert message in done.stderr.splitlines()[0]
+    assert not workdir.exists()
+
+
+def test_train_then_evaluate_print_a_json_object_last(tmp_path: pathlib.Path) -> None:
+    workdir = tmp_path / "run"
+    done = call(command("train", f"--workdir={workdir}"))
+    assert done.returncode == 0, done.stderr
+    trained = json.loads(done.stdout.splitlines()[-1])
+    assert (workdir / "report.html").exists()
+    evaluate = [*command("evaluate")[:3], f"--workdir={workdir}"]
+    done = call(evaluate)
+    assert json.loads(done.stdout.splitlines()[-1])["loss"] == trained["loss"]
+
+
+@pytest.mark.parametrize(
+    ("module", "flags"),
+    [("train", ("workdir", "config")), ("studies.acceleration", ("workdir", "task", "k_max"))],
+)
+def test_help_lists_the_flags(module: str, flags: tuple[str, ...]) -> None:
+    done = call([*command(module)[:3], "--help"])
+    assert all(f"--{flag}: " in done.stdout for flag in flags)

@@ -1,0 +1,242 @@
+"""Config keys, types, values; cards."""
+
+import json
+import pathlib
+import re
+import runpy
+
+import pytest
+from ml_collections import ConfigDict
+
+from maml_jax.errors import UsageError
+from maml_jax.inner.optimizers.registry import INNER_OPTIMIZERS
+from maml_jax.run.config import (
+    _fields,
+    _rule,
+    baseline_config,
+    check_key,
+    default_config,
+    describe_keys,
+    differences,
+    flatten,
+    resolve,
+)
+from maml_jax.run.spec import BASELINES
+
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
+CARDS = [path for path in CONFIGS.glob("*.py") if path.stem[0] != "_"]
+
+BAD = [
+    ("algorithm", "mamml", "maml"),
+    ("seed", -1, "0 to"),
+    ("num_meta_steps", 0, "1 or more"),
+    ("meta_batch_size", -5, "1 or more"),
+    ("inner.num_steps", -1, "0 or more"),
+    ("inner.step_size", -0.1, "positive"),
+    ("inner.step_size", float("nan"), "positive"),
+    ("inner.optimizer", "sdg", "sgd"),
+    ("inner.momentum", 1.0, "0 or more, below 1"),
+    ("outer.learning_rate", 0.0, "positive"),
+    ("outer.schedule", "cosin", "cosine"),
+    ("outer.weight_decay", 0.1, "adamw"),
+    ("model.hidden", (40, 0), "positive widths"),
+    ("baselines", ("oracl",), "oracle"),
+    ("lengths.gate", "rampe", "ramp"),
+    ("lengths.granularity", "filter", "channel"),
+    ("lengths.initial_length", -0.5, "-1"),
+    ("lengths.budget", 1.0, "0 or more, below 1"),
+    ("lengths.cost", "flops", "compute"),
+    ("inner.step_sizes", "per_layer", "tensor"),
+    ("model.name", "conv4", "mlp"),
+    ("task.ways", 1, "2 or more"),
+    ("data.rotation", "90", "per_class"),
+    ("data.invert", "true", "auto, yes, no"),
+    ("data.std", (0.0,), "positive numbers"),
+    ("data.split_fractions", (0.5, 0.5), "add up to 1"),
+    ("eval.num_episodes", 0, "1 or more"),
+]
+
+
+# Switches, and what the data set itself checks when it is loaded.
+FREE = {"task.oracle", "model.max_pool"} | {
+    f"data.{key}" for key in ("name", "dir", "splits_dir", "cache_dir", "split")
+}
+
+
+def test_defaults_are_allowed_and_every_other_key_is_checked() -> None:
+    resolve(default_config())
+    free = {key for key, field in _fields().items() if _rule(key, field) is None}
+    assert free == FREE
+    assert {key for key, _ in flatten(default_config())} == set(_fields())
+
+
+def test_every_key_has_its_help() -> None:
+    described = describe_keys().splitlines()
+    for (key, field), line in zip(_fields().items(), described, strict=True):
+        assert line.startswith(f"--config.{key}={field.default!r}: ")
+        assert len(field.metadata["help"]) > 3
+
+
+NUMBERS = [key for key, field in _fields().items() if type(field.default) in (int, float)]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("key", NUMBERS)
+def test_no_number_may_be_infinite_or_nan(key: str, value: float) -> None:
+    config = ConfigDict(default_config().to_dict(), type_safe=False)
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(UsageError, match=re.escape(f"{key}={value!r} is ")):
+        resolve(config)
+
+
+@pytest.mark.parametrize("key", ["data.mean", "data.std", "data.split_fractions", "model.hidden"])
+@pytest.mark.parametrize("value", ["a", float("nan"), float("inf")])
+def test_no_tuple_may_hold_other_than_finite_numbers(key: str, value: object) -> None:
+    config = default_config()
+    config.update_from_flattened_dict({key: (value,) * 3})
+    with pytest.raises(UsageError, match=re.escape(f"{key}=({value!r}, ")):
+        resolve(config)
+
+
+@pytest.mark.parametrize(("key", "value", "hint"), BAD)
+def test_a_bad_value_is_named_with_what_is_allowed(key: str, value: object, hint: str) -> None:
+    config = default_config()
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(UsageError) as error:
+        resolve(config)
+    message = str(error.value)
+    assert key in message
+    assert repr(value) in message or str(value) in message
+    assert hint in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "hint"),
+    [
+        (
+            {"algorithm": "reptile", "lengths.gate": "ramp"},
+            "for the initialization alone",
+        ),
+        ({"algorithm": "imaml", "inner.step_sizes": "tensor"}, "use 'none', 'fixed' and 'none'"),
+        ({"algorithm": "imaml", "outer.objective": "multi_step"}, "outer.objective='final'"),
+        ({"algorithm": "adaptive_k", "inner.num_steps": 0}, "inner.num_steps of 1 or more"),
+        ({"algorithm": "pretrained", "lengths.gate": "ramp"}, "needs inner steps"),
+        ({"algorithm": "adaptive_k", "inner.num_steps": 20}, "use 20 (inner.num_steps) or more"),
+        ({"algorithm": "adaptive_k", "lengths.initial_length": 2.0}, "0 to inner.num_steps=1"),
+        ({"algorithm": "adaptive_k", "lengths.gate": "survival"}, "'channel', 'tensor'"),
+        ({"task.name": "images", "model.name": "conv4"}, "batch, support"),
+        ({"inner.optimizer": "nadam"}, "use one of sgd, heavy_ball"),
+        ({"inner.optimizer": "meta_curvature"}, "learn_optimizer='none'; use 'global'"),
+        ({"lengths.budget": 0.5}, "no length is learned; set both to 0"),
+        (
+            {"algorithm": "adaptive_k", "lengths.budget": 0.5, "lengths.cost_weight": 0.1},
+            "set one of them to 0",
+        ),
+        ({"inner.optimizer": "adam", "inner.learn_optimizer": "tensor"}, "nothing to learn"),
+        (
+            {"inner.optimizer": "chebyshev", "inner.learn_optimizer": "parameter"},
+            "granularity of momentum, which inner.optimizer='chebyshev' does not have",
+        ),
+        (
+            {
+                "inner.optimizer": "heavy_ball",
+                "inner.learn_optimizer": "tensor",
+                "inner.momentum": 0.0,
+            },
+            "inner.momentum=0 cannot be learned",
+        ),
+    ],
+)
+def test_values_that_do_not_fit_together_are_refused(changes: dict, hint: str) -> None:
+    config = default_config()
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(UsageError, match=re.escape(hint)):
+        resolve(config)
+
+
+def test_a_wrong_type_and_a_missing_key_are_named() -> None:
+    config = ConfigDict(default_config().to_dict() | {"num_meta_steps": "many"})
+    with pytest.raises(UsageError, match="num_meta_steps='many' is of type str; give int"):
+        resolve(config)
+    config = default_config()
+    with config.unlocked():
+        del config.inner["momentum"]
+    with pytest.raises(UsageError, match=r"lacks the key 'inner\.momentum'"):
+        resolve(config)
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("inner.num_stesp", "did you mean inner.num_steps?"),
+        ("optimizer", "did you mean inner.optimizer or outer.optimizer?"),
+        ("inner.lr", "--help lists the keys"),
+        ("inner.rates", "it is called inner.step_sizes now"),
+        ("halting.budget", "it is called lengths.budget now"),
+        ("references", "it is called baselines now"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest(key: str, hint: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(f"unknown config key {key!r}; {hint}")):
+        check_key(key)
+
+
+def test_multi_step_needs_steps() -> None:
+    config = default_config()
+    config.outer.objective = "multi_step"
+    config.inner.num_steps = 0
+    with pytest.raises(UsageError, match="multi_step"):
+        resolve(config)
+
+
+def test_differences_leave_out_what_does_not_change_the_parameters() -> None:
+    old, new = default_config(), default_config()
+    new.eval.num_steps = 3
+    new.inner.num_steps = 7
+    assert differences(new.to_dict(), old.to_dict()) == ["inner.num_steps: 1 -> 7"]
+
+
+def test_a_key_that_an_older_config_lacks_has_its_default() -> None:
+    new = json.loads(json.dumps(default_config().to_dict()))
+    old = json.loads(json.dumps(new))
+    del old["data"]["invert"], old["data"]["mean"]
+    assert differences(new, old) == []
+    new["data"]["invert"], new["data"]["mean"] = "yes", [0.5]
+    assert differences(new, old) == ["data.invert: auto -> yes", "data.mean: [] -> [0.5]"]
+
+
+def test_reference_changes_only_what_it_names() -> None:
+    config = default_config()
+    assert differences(baseline_config(config, "oracle").to_dict(), config.to_dict()) == [
+        "algorithm: maml -> pretrained",
+        "task.oracle: False -> True",
+    ]
+
+
+@pytest.mark.parametrize("name", INNER_OPTIMIZERS)
+def test_a_reference_may_run_whatever_the_inner_optimizer(name: str) -> None:
+    config = default_config()
+    config.inner.optimizer = name
+    config.inner.learn_optimizer = "global" if INNER_OPTIMIZERS[name].hyper else "none"
+    resolve(config)
+    for reference in BASELINES:
+        resolve(baseline_config(config, reference))
+
+
+def test_a_row_alone_is_the_published_setting() -> None:
+    get_config = runpy.run_path(str(CONFIGS / "omniglot.py"))["get_config"]
+    assert get_config("20way_1shot").to_dict() == get_config("20way_1shot_paper").to_dict()
+    get_config = runpy.run_path(str(CONFIGS / "cifar_fs.py"))["get_config"]
+    changed = differences(
+        get_config("5way_1shot_cpu").to_dict(), get_config("5way_1shot").to_dict()
+    )
+    assert changed == ["num_meta_steps: 60000 -> 18000", "outer.schedule: auto -> cosine"]
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda path: path.stem)
+def test_cards_are_valid_and_refuse_unknown_variants(card: pathlib.Path) -> None:
+    get_config = runpy.run_path(str(card))["get_config"]
+    resolve(get_config())
+    with pytest.raises(UsageError, match="papr"):
+        get_config("papr")

@@ -1,0 +1,229 @@
+"""Image data sets by name: folders, arrays, glyphs, TFDS, and those of users."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from maml_jax.tasks.images import glyphs
+from maml_jax.tasks.images.records import DATA_DIR_VARIABLE, Source
+from maml_jax.tasks.images.sources import (
+    DATASETS,
+    register_dataset,
+    source_of_arrays,
+)
+from tests.tasks.images.problems import encoded, gray_levels, write_folder
+
+
+def test_folder(load, tmp_path):
+    write_folder(tmp_path / "data")
+    pools = load(f"folder:{tmp_path / 'data'}", image_size=6, channels=1)
+    assert [len(pool.counts) for pool in pools[:3]] == [6, 2, 2]
+    assert pools.train.images.shape[1:] == (4, 6, 6, 1)
+    assert pools.train.images.dtype == np.uint8
+    assert gray_levels(pools) == {f"class{c:02}": {20 * c} for c in range(10)}
+    counts = np.concatenate([pool.counts for pool in pools[:3]])
+    assert sorted(counts) == [3] + [4] * 9
+    assert load(f"folder:{tmp_path / 'data'}", image_size=6).train.images.shape[-1] == 3
+
+
+def test_a_folder_without_images_is_named(load, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="has no images"):
+        load(f"folder:{tmp_path / 'empty'}", image_size=6)
+
+
+def test_npz(load, tmp_path):
+    labels = np.repeat(np.arange(10), 3)
+    pixels = np.broadcast_to(labels[:, None, None, None], (30, 5, 5, 3)).astype(np.uint8)
+    np.savez(tmp_path / "data.npz", images=pixels, labels=labels)
+    pools = load(f"npz:{tmp_path / 'data.npz'}", split_fractions=(0.5, 0.2, 0.3))
+    assert [pool.images.shape for pool in pools[:3]] == [(n, 3, 5, 5, 3) for n in (5, 2, 3)]
+    assert gray_levels(pools) == {str(c): {c} for c in range(10)}
+    inverted = load(f"npz:{tmp_path / 'data.npz'}", invert="yes", image_size=7, channels=1)
+    assert gray_levels(inverted) == {str(c): {255 - c} for c in range(10)}
+    assert inverted.train.images.shape[2:] == (7, 7, 1)
+
+
+@pytest.mark.parametrize("damage", ["empty", "truncated", "npy"])
+def test_a_file_that_is_no_npz_is_named(load, archive, tmp_path, damage):
+    file = tmp_path / "data.npz"
+    if damage == "npy":
+        np.save(tmp_path / "array.npy", np.zeros(3))
+        file = tmp_path / "array.npy"
+    else:
+        file.write_bytes(b"" if damage == "empty" else file.read_bytes()[:-30])
+    with pytest.raises(ValueError, match=rf"npz:{file} cannot be read"):
+        load(f"npz:{file}")
+
+
+def test_arrays_of_a_wrong_type_are_refused(load, tmp_path):
+    np.savez(tmp_path / "data.npz", images=np.zeros((2, 5, 5)), labels=np.zeros(2))
+    with pytest.raises(ValueError, match=r"float64\[2, 5, 5\]"):
+        load(f"npz:{tmp_path / 'data.npz'}")
+
+
+def test_labels_must_fit_the_images():
+    with pytest.raises(ValueError, match=r"labels \[3\] must be"):
+        source_of_arrays(np.zeros((2, 5, 5), np.uint8), np.zeros(3))
+
+
+def test_glyphs_from_the_cache_equal_what_is_drawn(load, monkeypatch):
+    monkeypatch.setattr(glyphs, "CHARACTERS", 20)
+    monkeypatch.setattr(glyphs, "LENGTH", 20 * glyphs.IMAGES_PER_CHARACTER)
+    faces = glyphs.face_files()
+    few = glyphs.candidates(faces)[:40]
+    monkeypatch.setattr(glyphs, "candidates", lambda files: few)
+    pools = load("glyphs", split_seed=5)
+    assert [pool.images.shape for pool in pools[:3]] == [(n, 20, 28, 28, 1) for n in (13, 3, 4)]
+    drawn = {}
+    for name, image in glyphs.render_all(seed=5):
+        drawn.setdefault(name, []).append(np.asarray(image))
+    for name, stored in zip(pools.classes.train, pools.train.images, strict=True):
+        np.testing.assert_array_equal(stored[..., 0], np.stack(drawn[name]))
+
+
+# TFDS
+
+
+def write_tfds(root, names=("ant", "bee", "cow", "dog", "eel"), each=3):
+    """A prepared TFDS set, written without TensorFlow."""
+    import tensorflow_datasets as tfds
+    from array_record.python.array_record_module import ArrayRecordWriter
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    folder = root / "animals" / "1.0.0"
+    folder.mkdir(parents=True)
+    features = {
+        "image": tfds.features.Image(shape=(8, 8, 3)),
+        "label": tfds.features.ClassLabel(names=names),
+    }
+    tfds.features.FeaturesDict(features).save_config(str(folder))
+    writer = ArrayRecordWriter(str(folder / "animals-train.array_record-00000-of-00001"), "")
+    number = len(names) * each
+    for i in range(number):
+        example = tf_example_pb2.Example()
+        image = Image.new("RGB", (8, 8), (10 * (i % len(names)), i, 0))
+        example.features.feature["image"].bytes_list.value.append(encoded(image))
+        example.features.feature["label"].int64_list.value.append(i % len(names))
+        writer.write(example.SerializeToString())
+    writer.close()
+    template = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+    split = {"name": "train", "shardLengths": [str(number)], "filepathTemplate": template}
+    keys = {"tuple": {"items": [{"featureKey": "image"}, {"featureKey": "label"}]}}
+    info = {
+        "name": "animals",
+        "version": "1.0.0",
+        "fileFormat": "array_record",
+        "moduleName": "animals",
+        "supervisedKeys": keys,
+        "splits": [split],
+    }
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+
+
+def test_any_prepared_tfds_set(load, tmp_path, monkeypatch):
+    write_tfds(tmp_path / "tfds")
+    pools = load("tfds:animals", dir=str(tmp_path / "tfds"))
+    assert [pool.images.shape for pool in pools[:3]] == [(n, 3, 8, 8, 3) for n in (3, 1, 1)]
+    names = ("ant", "bee", "cow", "dog", "eel")
+    for name, stored in zip(pools.classes.train, pools.train.images, strict=True):
+        assert set(np.unique(stored[..., 0])) == {10 * names.index(name)}
+        assert {int(image[0, 0, 1]) % 5 for image in stored} == {names.index(name)}
+    monkeypatch.setenv(DATA_DIR_VARIABLE, str(tmp_path / "tfds"))
+    assert load("tfds:animals").classes == pools.classes
+
+
+@pytest.mark.parametrize("name", ["tfds:no_such_set", "tfds:mnist", "omniglot"])
+def test_unprepared_tfds_sets_say_what_to_do(load, tmp_path, name, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda module: None)
+    message = "knows no data set" if "such" in name else r"-e '\.\[tensorflow\]'"
+    with pytest.raises(ValueError, match=message):
+        load(name, dir=str(tmp_path))
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("omniglott", "choose from omniglot, cifar_fs, fc100, tfds:NAME, folder:PATH, npz:PATH"),
+        ("omniglot:x", "is unknown"),
+        ("omniglot:", "is unknown"),
+        ("folder", "is unknown"),
+        ("npz:", "is unknown"),
+        ("folder:nowhere", "is not a folder"),
+        ("npz:nowhere.npz", "cannot be read"),
+    ],
+)
+def test_errors_name_the_value_and_the_fix(load, name, message):
+    with pytest.raises(ValueError, match=message):
+        load(name)
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    """register_dataset, undone after the test."""
+    monkeypatch.setattr(DATASETS, "_entries", dict(DATASETS))
+    return register_dataset
+
+
+def open_levels(request):
+    """Ten gray levels, from a seed on, with as many images as the argument says."""
+    labels = np.repeat(np.arange(10), int(request.argument or 3))
+    images = np.broadcast_to(labels[:, None, None] + request.seed, (len(labels), 5, 5))
+    return source_of_arrays(images.astype(np.uint8), labels)
+
+
+def test_a_registered_data_set_loads_like_the_others(load, registered):
+    registered("levels", open_levels)
+    pools = load("levels", split_seed=7)
+    assert [pool.images.shape for pool in pools[:3]] == [(n, 3, 5, 5, 1) for n in (6, 2, 2)]
+    assert gray_levels(pools) == {str(c): {c + 7} for c in range(10)}
+    with pytest.raises(ValueError, match=r"glyphs, levels$"):
+        load("levels:4")
+
+
+def test_a_registered_data_set_may_take_an_argument(load, registered):
+    registered("levels", open_levels, "NUMBER")
+    assert load("levels:4").train.images.shape == (6, 4, 5, 5, 1)
+    with pytest.raises(ValueError, match="levels:NUMBER"):
+        load("levels")
+
+
+def test_a_registered_data_set_may_decode_its_own_images(load, registered):
+    def records():
+        for c in range(5):
+            yield f"class{c}", Image.new("RGB", (3, 4), (c, 2 * c, 3 * c))
+
+    registered("colours", lambda request: Source({"version": 1}, 5, records, None, 3, invert=True))
+    pools = load("colours", image_size=2)
+    for name, stored in zip(pools.classes.train, pools.train.images, strict=True):
+        c = int(name[-1])
+        assert stored.shape == (1, 2, 2, 3)
+        assert set(map(tuple, stored.reshape(-1, 3))) == {(255 - c, 255 - 2 * c, 255 - 3 * c)}
+
+
+def test_changed_arrays_are_not_taken_from_the_cache(load, registered):
+    for level in (1, 2):
+        images = np.full((3, 2, 2), level, np.uint8)
+        registered("level", lambda request, i=images: source_of_arrays(i, np.arange(3)))
+        assert load("level").train.images.min() == level
+
+
+def test_a_source_that_is_incomplete_is_refused(load, registered):
+    def open_incomplete(request):
+        return open_levels(request)._replace(complete=(10, 4))
+
+    registered("levels", open_incomplete)
+    with pytest.raises(ValueError, match="levels has 10 classes, not 10 with 4 images each"):
+        load("levels")
+
+
+def test_data_sets_of_the_package_cannot_be_replaced(registered):
+    with pytest.raises(ValueError, match="'omniglot' is part of maml_jax"):
+        registered("omniglot", open_levels)
+    with pytest.raises(ValueError, match="cannot name a data set"):
+        registered("my:levels", open_levels)
