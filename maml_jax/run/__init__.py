@@ -7,7 +7,7 @@ algorithms and tasks.
 """
 
 from maml_jax.run.algorithms import ALGORITHMS, Algorithm, register_algorithm
-from maml_jax.run.build import Experiment, build
+from maml_jax.run.build import Experiment
 from maml_jax.run.config import default_config, resolve
 from maml_jax.run.loop import evaluate_run, train_and_evaluate
 from maml_jax.run.problems import TASKS, Problem, build_model, register_task
@@ -22,7 +22,6 @@ __all__ = [
     "Experiment",
     "Problem",
     "RunSpec",
-    "build",
     "build_model",
     "default_config",
     "evaluate_run",

@@ -1,0 +1,161 @@
+"""docs/extending.md: its code registers one entry of each kind, which the binaries then use."""
+
+import importlib
+import json
+import os
+import pathlib
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from maml_jax.inner.optimizers import INNER_OPTIMIZERS
+from maml_jax.lengths.gates import GATES
+from maml_jax.models.registry import MODELS
+from maml_jax.run.algorithms import ALGORITHMS
+from maml_jax.run.config import resolve
+from maml_jax.run.problems import TASKS
+from maml_jax.tasks.images.sources import DATASETS
+from tests.run.runs import ENVIRONMENT, ROOT, TINY
+
+REGISTRIES = {
+    "task": TASKS,
+    "model": MODELS,
+    "data set": DATASETS,
+    "inner optimizer": INNER_OPTIMIZERS,
+    "gate": GATES,
+    "algorithm": ALGORITHMS,
+}
+TEXT = (ROOT / "docs" / "extending.md").read_text()
+BLOCKS = re.findall(r"^```(\w+) ?(\S*)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+COMMANDS = [shlex.split(code) for language, _, code in BLOCKS if language == "bash"]
+
+
+def overrides(arguments: list[str]) -> list[str]:
+    return [argument for argument in arguments if argument.startswith("--config.")]
+
+
+def workdir_of(arguments: list[str]) -> str:
+    (workdir,) = (of for of in arguments if of.startswith("--workdir="))
+    return workdir.removeprefix("--workdir=runs/")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A folder with the files that the documentation describes."""
+    folder = tmp_path_factory.mktemp("modules")
+    for language, name, code in BLOCKS:
+        if language == "python":
+            with (folder / name).open("a") as file:
+                file.write(code + "\n\n")
+    return folder
+
+
+def call(folder: pathlib.Path, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs a program that finds the modules of the folder."""
+    path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+    environment = ENVIRONMENT | {"PYTHONPATH": path, "MAML_JAX_CACHE_DIR": str(folder / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-m", f"experiments.{program}", *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def train(folder: pathlib.Path, workdir: pathlib.Path, *arguments: str) -> dict:
+    """Trains a tiny run; `arguments` begin with where the entries come from."""
+    tiny = [f"--config.{key}={value}" for key, value in (TINY | {"num_meta_steps": 20}).items()]
+    first, *others = arguments
+    done = call(folder, "train", first, f"--workdir={workdir}", *tiny, *others)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_code_is_short_and_every_kind_has_a_section() -> None:
+    for language, name, code in BLOCKS:
+        lines = [line for line in code.splitlines() if line.strip()]
+        assert len(lines) <= 20, f"{len(lines)} lines in {name}:\n{code}"
+        assert all(len(line) <= 100 for line in lines)
+        assert language == "bash" or name in ("my_module.py", "test_my_module.py", "my_config.py")
+    sections = re.findall(r"^## An? (.*)$", TEXT, re.MULTILINE)
+    assert sections == list(REGISTRIES)
+    assert {row.split(" | ")[0].strip("| ") for row in TEXT.splitlines()[6:14]} >= set(sections)
+
+
+@pytest.fixture
+def my_module(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Imports the module in this process; what it registers is forgotten afterwards."""
+    for registry in REGISTRIES.values():
+        monkeypatch.setattr(registry, "_entries", dict(registry))
+    monkeypatch.syspath_prepend(str(folder))
+    importlib.import_module("my_module")
+    yield
+    del sys.modules["my_module"]
+
+
+@pytest.mark.usefixtures("my_module")
+def test_checks_of_the_documentation_pass(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    tests = runpy.run_path(str(folder / "test_my_module.py"))
+    names = [name for name in tests if name.startswith("test_")]
+    assert len(names) == len(REGISTRIES)
+    for name in names:
+        test = tests[name]
+        test(tmp_path) if "tmp_path" in test.__code__.co_varnames else test()
+
+
+@pytest.mark.usefixtures("my_module")
+def test_a_config_file_that_imports_the_module(folder: pathlib.Path) -> None:
+    config = runpy.run_path(str(folder / "my_config.py"))["get_config"]()
+    assert resolve(config).own["lines"].scale == 1.0
+
+
+def test_one_run_with_entries_of_all_kinds_but_a_data_set(
+    folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """The flags of the commands together, on the config file that imports the module."""
+    workdir = tmp_path / "run"
+    flags = [flag for of in COMMANDS if workdir_of(of) != "patterns" for flag in overrides(of)]
+    trained = train(folder, workdir, f"--config={folder / 'my_config.py'}", *flags)
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["lines"] == {"scale": 2.0}
+    assert config["sines"] == {"width": 20}
+    chosen = [config[of]["name"] for of in ("task", "model")]
+    chosen += [config["inner"]["optimizer"], config["lengths"]["gate"], config["algorithm"]]
+    assert chosen == ["lines", "sines", "normalized", "heavy_tailed", "kernel_maml"]
+    assert {name.split("/")[0] for name in trained["learned"]} == {"step_size", "momentum"}
+    assert all(path.endswith("/kernel") for path in trained["length_counts"])
+
+    evaluate = call(folder, "evaluate", "--import=my_module", f"--workdir={workdir}")
+    assert json.loads(evaluate.stdout.splitlines()[-1])["loss"] == trained["loss"]
+
+    (workdir / "report.html").unlink()
+    call(folder, "report", "--import=my_module", f"--workdir={workdir}")
+    report = (workdir / "report.html").read_text()
+    assert "lines.scale" in report
+    assert "sines.width" in report
+    assert '<img src="final_losses.png">' in report
+    assert (workdir / "final_losses.png").exists()
+
+
+def test_a_run_on_the_data_set(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    (command,) = (of for of in COMMANDS if workdir_of(of) == "patterns")
+    trained = train(folder, tmp_path / "run", "--import=my_module", *overrides(command))
+    assert trained["query_shots"] == 5
+    assert 0 <= trained["accuracy"][-1] <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", COMMANDS, ids=workdir_of)
+def test_every_command_on_its_own(
+    folder: pathlib.Path, tmp_path: pathlib.Path, arguments: list[str]
+) -> None:
+    assert arguments[:4] == ["python", "-m", "experiments.train", "--import=my_module"]
+    assert train(folder, tmp_path / "run", "--import=my_module", *overrides(arguments))["loss"]
