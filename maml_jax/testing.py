@@ -274,38 +274,47 @@ def check_task(name: str, **overrides: Any) -> None:
 
 
 def _check_sampler(of: str, sampler: EpisodeSampler) -> Episode:
+    def draw(keys: Array) -> tuple[PyTree, PyTree]:
+        return sampler(keys[0]), jax.vmap(sampler)(keys)
+
     keys = jax.random.split(jax.random.key(0), 2)
-    episode = Episode(*sampler(keys[0]))
-    must = f"{of} give the same episode for the same key"
-    _must(must, chex.assert_trees_all_equal, Episode(*sampler(keys[0])), episode)
-    must = f"{of} give the same episode under jit and vmap"
-    both = Episode(*_must(must, jax.jit(jax.vmap(sampler)), keys))
+    episode, both = _must(f"{of} run under jit and vmap", jax.jit(draw), keys)
     first = jax.tree.map(lambda leaf: leaf[0], both)
+    must = f"{of} give the same episode for the same key, also under vmap"
     _must(must, chex.assert_trees_all_close, first, episode, rtol=1e-4, atol=1e-5)
     differs = any(np.any(leaf[0] != leaf[1]) for leaf in jax.tree.leaves(both))
     assert differs, f"{of} give another episode for another key"
-    return episode
+    return Episode(*episode)
 
 
 def _check_problem(of: str, spec: RunSpec, problem: Problem, episode: Episode) -> None:
     (support, query), key = episode, jax.random.key(0)
-    params = problem.init_params(key, 1)
-    must = f"init_params {of} depend on its key alone"
-    _must(must, chex.assert_trees_all_equal, problem.init_params(key, 1), params)
-    seen = problem.at_step(params, jnp.int32(0))
-    loss, metrics = problem.loss(seen, query, key)
-    assert isinstance(metrics, dict), f"loss {of} return a dict of metrics: it returns {metrics}"
-    values = [loss, *metrics.values()]
-    _must(f"loss and metrics {of} be scalars", chex.assert_shape, values, ())
-    _must(f"loss and metrics {of} be finite", chex.assert_tree_all_finite, values)
-    rows = len(problem.predict(seen, query))
-    assert rows == len(query.targets), f"predict {of} have one row per example: it has {rows}"
     run = InnerLoop(problem.loss, num_steps=1, adapts=problem.adapts, at_step=problem.at_step)
-    before, after = run(
-        MetaParams(params, step_sizes=spec.inner.step_size),
-        *(support, key),
-        monitor=lambda params, k: problem.loss(params, support, key)[0],
-    ).monitored
+
+    def on_query(params: Params) -> tuple[tuple[Array, Any], Array]:
+        seen = problem.at_step(params, jnp.int32(0))
+        return problem.loss(seen, query, key), problem.predict(seen, query)
+
+    @jax.jit
+    def adapt(params: Params) -> tuple[Any, Array]:
+        losses = run(
+            MetaParams(params, step_sizes=spec.inner.step_size),
+            *(support, key),
+            monitor=lambda params, k: problem.loss(params, support, key)[0],
+        ).monitored
+        return on_query(params)[0], losses
+
+    params, again = jax.jit(lambda: [problem.init_params(key, 1) for _ in range(2)])()
+    must = f"init_params {of} depend on its key alone"
+    _must(must, chex.assert_trees_all_equal, again, params)
+    (loss, metrics), predictions = jax.eval_shape(on_query, params)
+    assert isinstance(metrics, dict), f"loss {of} return a dict of metrics: it returns {metrics}"
+    shapes = [value.shape for value in (loss, *metrics.values())]
+    assert set(shapes) == {()}, f"loss and metrics {of} be scalars: their shapes are {shapes}"
+    rows = predictions.shape[0]
+    assert rows == len(query.targets), f"predict {of} have one row per example: it has {rows}"
+    values, (before, after) = adapt(params)
+    _must(f"loss and metrics {of} be finite", chex.assert_tree_all_finite, values)
     assert abs(after - before) > 0, f"loss {of} change in an inner step: {before}, then {after}"
 
 

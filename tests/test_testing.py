@@ -51,7 +51,8 @@ def test_tasks_pass(tmp_path: pathlib.Path) -> None:
 
 def test_models_pass() -> None:
     testing.check_model("mlp", **{"model.hidden": (4,)})
-    testing.check_model("conv4", **{"model.filters": 2, "model.normalization": "batch"})
+    register_model("of_images", lambda settings, outputs: OfImages(outputs), images_only=True)
+    testing.check_model("of_images")
 
 
 def test_unknown_names_are_refused() -> None:
@@ -210,7 +211,7 @@ def random_init(problem: Problem) -> Problem:
 WRONG_TASKS: dict[str, tuple[Callable[[Problem], Problem], str]] = {
     "noisy": (changed_sampler(noisy), "the same episode for the same key"),
     "same": (same_for_every_key, "another episode for another key"),
-    "of_numpy": (changed_sampler(of_numpy), "the same episode under jit and vmap"),
+    "of_numpy": (changed_sampler(of_numpy), "run under jit and vmap"),
     "swapped": (changed_sampler(swapped), r"give \[2, 3\] support and query examples"),
     "random_init": (random_init, "depend on its key alone"),
     "vector": (changed_loss(lambda loss, aux: (loss[None], aux)), "be scalars"),
@@ -234,6 +235,15 @@ def test_wrong_tasks_fail(wrong: str) -> None:
     register_task(f"wrong_{wrong}", build)
     with pytest.raises(AssertionError, match=f"task 'wrong_{wrong}' must .*{message}"):
         testing.check_task(f"wrong_{wrong}", **{"model.hidden": (4,)})
+
+
+class OfImages(nn.Module):
+    outputs: int
+
+    @nn.compact
+    def __call__(self, inputs: Array) -> Array:
+        _, height, width, channels = inputs.shape
+        return nn.Dense(self.outputs)(inputs.reshape(-1, height * width * channels))
 
 
 class RunningStatistics(nn.Module):
