@@ -82,10 +82,9 @@ def _start(name: str, params: Params) -> tuple[Any, MetaParams]:
 def _check_update(of: str, name: str, params: Params) -> None:
     make_optimizer, meta_params = _start(name, params)
     transform = optax.with_extra_args_support(make_optimizer(meta_params.optimizer))
-    ones = jax.tree.map(jnp.ones_like, params)
 
     def update(grads: Params, state: PyTree) -> PyTree:
-        extra = {"gate": ones, "step_size": ones, "value": jnp.ones(())}
+        extra = {"gate": params, "step_size": params, "value": jnp.ones(())}
         return transform.update(grads, state, params, **extra)
 
     given = jax.eval_shape(lambda grads: (grads, transform.init(grads)), params)
@@ -150,8 +149,7 @@ def _check_in_inner_loop(of: str, name: str) -> None:
         wild = calm._replace(wild=halted * np.array([50.0, 50, 50, -10, 100, -25]))
         (_, tame), (_, shaken) = run(start, calm)[0], run(start, wild)[0]
         last = shaken[1][halt:, -1]
-        must = f"{of} leave a halted coordinate where it is"
-        _must(must, np.testing.assert_array_equal, last, last[0])
+        _must(f"{of} not move a halted coordinate", np.testing.assert_array_equal, last, last[0])
         must = f"{of} not let the gradient of a halted coordinate change the others"
         _must(must, chex.assert_trees_all_close, shaken, tame, rtol=1e-6)
     shifts = 1e-5 * np.eye(start.size)
@@ -249,7 +247,7 @@ def check_task(name: str, **overrides: Any) -> None:
       key, also under jit and vmap.
     - Support and query examples are as many as was asked for, or as many for each of `task.ways`.
     - `init_params` depends on its key alone, and `predict` has a row for every example.
-    - The loss is a finite scalar with a dict of finite scalar metrics. An inner step changes it.
+    - The loss is a finite scalar with a dict of finite scalar metrics. A gradient step changes it.
 
     Args:
       name: of the entry.
@@ -274,56 +272,44 @@ def check_task(name: str, **overrides: Any) -> None:
 
 
 def _check_sampler(of: str, sampler: EpisodeSampler) -> Episode:
-    def draw(keys: Array) -> tuple[PyTree, PyTree]:
-        return sampler(keys[0]), jax.vmap(sampler)(keys)
-
     keys = jax.random.split(jax.random.key(0), 2)
-    episode, both = _must(f"{of} run under jit and vmap", jax.jit(draw), keys)
-    first = jax.tree.map(lambda leaf: leaf[0], both)
-    must = f"{of} give the same episode for the same key, also under vmap"
-    _must(must, chex.assert_trees_all_close, first, episode, rtol=1e-4, atol=1e-5)
-    differs = any(np.any(leaf[0] != leaf[1]) for leaf in jax.tree.leaves(both))
-    assert differs, f"{of} give another episode for another key"
-    return Episode(*episode)
+    first, second, again = (sampler(keys[i]) for i in (0, 1, 0))
+    _must(f"{of} give the same for the same key", chex.assert_trees_all_equal, again, first)
+    pairs = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
+    assert any(np.any(a != b) for a, b in pairs), f"{of} give another episode for another key"
+    _must(f"{of} run under jit", jax.eval_shape, sampler, keys[0])
+    batch = _must(f"{of} run under vmap", jax.vmap(sampler), keys)
+    both = jax.tree.map(lambda *leaves: jnp.stack(leaves), first, second)
+    _must(f"{of} give the same under vmap", chex.assert_trees_all_close, batch, both, rtol=1e-4)
+    return Episode(*first)
 
 
 def _check_problem(of: str, spec: RunSpec, problem: Problem, episode: Episode) -> None:
     (support, query), key = episode, jax.random.key(0)
-    run = InnerLoop(problem.loss, num_steps=1, adapts=problem.adapts, at_step=problem.at_step)
+    params, again = problem.init_params(key, 1), problem.init_params(key, 1)
+    _must(f"init_params {of} depend on its key", chex.assert_trees_all_equal, again, params)
 
-    def on_query(params: Params) -> tuple[tuple[Array, Any], Array]:
-        seen = problem.at_step(params, jnp.int32(0))
-        return problem.loss(seen, query, key), problem.predict(seen, query)
+    def loss_of(params: Params, data: PyTree) -> tuple[Array, Any]:
+        return problem.loss(problem.at_step(params, jnp.int32(0)), data, key)
 
-    @jax.jit
-    def adapt(params: Params) -> tuple[Any, Array]:
-        losses = run(
-            MetaParams(params, step_sizes=spec.inner.step_size),
-            *(support, key),
-            monitor=lambda params, k: problem.loss(params, support, key)[0],
-        ).monitored
-        return on_query(params)[0], losses
-
-    params, again = jax.jit(lambda: [problem.init_params(key, 1) for _ in range(2)])()
-    must = f"init_params {of} depend on its key alone"
-    _must(must, chex.assert_trees_all_equal, again, params)
-    (loss, metrics), predictions = jax.eval_shape(on_query, params)
+    loss, metrics = loss_of(params, query)
     assert isinstance(metrics, dict), f"loss {of} return a dict of metrics: it returns {metrics}"
-    shapes = [value.shape for value in (loss, *metrics.values())]
-    assert set(shapes) == {()}, f"loss and metrics {of} be scalars: their shapes are {shapes}"
-    rows = predictions.shape[0]
-    assert rows == len(query.targets), f"predict {of} have one row per example: it has {rows}"
-    values, (before, after) = adapt(params)
+    values = [loss, *metrics.values()]
+    _must(f"loss and metrics {of} be scalars", chex.assert_shape, values, ())
     _must(f"loss and metrics {of} be finite", chex.assert_tree_all_finite, values)
-    assert abs(after - before) > 0, f"loss {of} change in an inner step: {before}, then {after}"
+    rows = len(problem.predict(problem.at_step(params, jnp.int32(0)), query))
+    assert rows == len(query.targets), f"predict {of} have one row per example: it has {rows}"
+    (before, _), grads = jax.value_and_grad(loss_of, has_aux=True)(params, support)
+    moved = jax.tree.map(lambda p, g: p - spec.inner.step_size * g, params, grads)
+    after, _ = loss_of(moved, support)
+    assert abs(after - before) > 0, f"loss {of} change in a gradient step: {before}, then {after}"
 
 
 def check_model(name: str, **overrides: Any) -> None:
     """Checks the entry of `MODELS` with this name.
 
     - On inputs [S, 3], or [S, 16, 16, 1] if it needs images, it has finite outputs [S, outputs].
-    - It has no variables but parameters.
-    - Its gradients are finite and not all 0.
+    - It has no variables but parameters. Its gradients are finite and not all 0.
     - vmap over parameters gives what a loop over them gives.
 
     Args:
@@ -349,9 +335,9 @@ def check_model(name: str, **overrides: Any) -> None:
     first = jax.tree.map(lambda leaf: leaf[0], variables)
     grads, outputs = jax.jit(jax.grad(total, has_aux=True))(first)
     _must(f"{of} have outputs [S, outputs]", chex.assert_shape, outputs, (6, 4))
-    must = f"{of} have finite outputs and gradients"
-    _must(must, chex.assert_tree_all_finite, (outputs, grads))
+    _must(f"{of} be finite, as its gradients", chex.assert_tree_all_finite, (outputs, grads))
     assert optax.tree.norm(grads) > 0, f"{of} have gradients that are not all 0"
     batched = jax.jit(jax.vmap(model.apply, (0, None)))(variables, inputs)[0]
-    must = f"{of} give the same outputs under vmap over parameters"
-    _must(must, chex.assert_trees_all_close, batched, outputs, rtol=1e-4, atol=1e-5)
+    _must(
+        f"{of} give the same under vmap", chex.assert_trees_all_close, batched, outputs, rtol=1e-3
+    )
