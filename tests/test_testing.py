@@ -1,6 +1,5 @@
 """The contract checks: every entry of the package passes them, and wrong entries fail."""
 
-import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -50,15 +49,8 @@ def test_gates_pass(name: str) -> None:
 
 
 def test_sinusoids_pass() -> None:
+    """The other task, `images`, is checked on the data set of docs/extending.md."""
     testing.check_task("sinusoid", **{"model.hidden": (4,)})
-
-
-def test_images_pass(tmp_path: pathlib.Path) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (54, 4, 4), np.uint8)
-    np.savez(tmp_path / "noise.npz", images=images, labels=np.repeat(np.arange(9), 6))
-    data = {"data.name": f"npz:{tmp_path / 'noise.npz'}", "data.cache_dir": str(tmp_path)}
-    data |= {"data.split_fractions": (1 / 3, 1 / 3, 1 / 3)}  # pools of one shape compile once
-    testing.check_task("images", **data, **{"task.ways": 3, "model.hidden": (4,)})
 
 
 def test_models_pass() -> None:
