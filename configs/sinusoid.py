@@ -7,7 +7,7 @@ python -m experiments.train --config=configs/sinusoid.py:meta_curvature --workdi
 
 Published mean squared error after 1 / 5 / 10 steps on 5 points: 0.67 / 0.38 / 0.35 (pretrained
 network 2.41 / 2.23 / 2.19). Measured: README, from experiments/results/. On 2 CPU cores the default
-takes about 1 minute with both baselines, `paper` and `meta_curvature` about 4.
+takes 1 to 2½ minutes with both baselines, `paper` and `meta_curvature` about 4.
 """
 
 from ml_collections import ConfigDict

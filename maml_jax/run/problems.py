@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from maml_jax.errors import UsageError
 from maml_jax.inner.adapt import same_at_every_step
+from maml_jax.meta.train_step import same_episode
 from maml_jax.models.losses import classification_logits, classification_loss, with_reference
 from maml_jax.models.normalization import at_step, norm_shifts_do_not_adapt, with_steps
 from maml_jax.models.registry import MODELS
@@ -52,11 +53,6 @@ class PredictFn(Protocol):
     """(params, examples) -> predictions [S, y]."""
 
     def __call__(self, params: Params, examples: Examples, /) -> Array: ...
-
-
-def same_episode(episode: Any) -> Any:
-    """Leaves an episode as it is."""
-    return episode
 
 
 class Problem(NamedTuple):
