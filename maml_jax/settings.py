@@ -9,17 +9,41 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
+_MOST = 2**31 - 1  # int32
+_SMALLEST, _GREATEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+
 
 class Rule(NamedTuple):
     """Which values are allowed."""
 
     holds: Callable[[Any], bool]
     allowed: Callable[[], str]  # completes "use ..."; called late, as registries grow
+    largest: int = _MOST  # of integers
 
 
 def setting(default: Any, help: str, rule: Rule | None = None) -> Any:
     """A field of a settings dataclass; the type of its default is the type of its values."""
     return dataclasses.field(default=default, metadata={"help": help, "rule": rule})
+
+
+def check_settings_class(settings: type | None) -> None:
+    """Checks that a class can be a section of a config.
+
+    Raises:
+      ValueError: it is no frozen dataclass, or one of its fields was not made by `setting`.
+    """
+    if settings is None:
+        return
+    if not (isinstance(settings, type) and dataclasses.is_dataclass(settings)):
+        raise ValueError(f"settings={settings!r} is no dataclass; decorate it with @dataclass")
+    plain = [field.name for field in dataclasses.fields(settings) if "rule" not in field.metadata]
+    if plain:
+        raise ValueError(
+            f"the field {plain[0]!r} of {settings.__name__} has no help text; write "
+            f'{plain[0]} = setting(DEFAULT, "help"), see maml_jax.settings.setting'
+        )
 
 
 def at_least(low: float) -> Rule:
@@ -64,6 +88,18 @@ def is_number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
 
 
+def _unfit(number: Any, largest: int) -> str:
+    """Why a number has no faithful form in float32 or int32; empty if it has one."""
+    if isinstance(number, float):
+        if not math.isfinite(number):
+            return "is not finite"
+        if number and not _SMALLEST <= abs(number) <= _GREATEST:
+            return "is out of the range of float32"
+    if isinstance(number, int) and not -_MOST <= number <= largest:
+        return "is out of the range of its integer type"
+    return ""
+
+
 def check_value(key: str, value: Any, default: Any, rule: Rule | None) -> None:
     """Checks one value.
 
@@ -75,10 +111,9 @@ def check_value(key: str, value: Any, default: Any, rule: Rule | None) -> None:
         raise ValueError(
             f"{key}={value!r} is of type {type(value).__name__}; give {expected.__name__}"
         )
-    numbers = value if expected is tuple else (value,)
-    if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
-        raise ValueError(
-            f"{key}={value!r} is not finite; use {rule.allowed() if rule else 'a number'}"
-        )
+    allowed = rule.allowed() if rule else "another number"
+    for number in value if expected is tuple else (value,):
+        if problem := _unfit(number, rule.largest if rule else _MOST):
+            raise ValueError(f"{key}={value!r} {problem}; use {allowed}")
     if rule is not None and not rule.holds(value):
-        raise ValueError(f"{key}={value!r} is not allowed; use {rule.allowed()}")
+        raise ValueError(f"{key}={value!r} is not allowed; use {allowed}")

@@ -186,11 +186,10 @@ def register_gate(name: str, gate: Gate) -> None:
     Example:
       >>> import jax.numpy as jnp
       >>> from maml_jax.lengths.gates import Gate, Gates, register_gate
-      >>> def smooth(length, step):
-      ...     left = jnp.clip(length - step.k, 0, 1)
-      ...     return left * left * (3 - 2 * left)
-      >>> register_gate("smooth", Gate(smooth))
-      >>> Gates("smooth", num_steps=3).hard_lengths({"w": jnp.array([0.2, 1.6])})["w"]
+      >>> def heavy_tailed(length, step):
+      ...     return 0.5 + jnp.arctan((length - step.k - 0.5) / step.temperature) / jnp.pi
+      >>> register_gate("heavy_tailed", Gate(heavy_tailed))
+      >>> Gates("heavy_tailed", num_steps=3).hard_lengths({"w": jnp.array([0.2, 1.6])})["w"]
       Array([0., 2.], dtype=float32)
     """
     GATES.register(name, gate)

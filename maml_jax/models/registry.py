@@ -11,7 +11,7 @@ from maml_jax.models.mlp import INITIALIZERS, MLP
 from maml_jax.models.normalization import NORMALIZATIONS, check_normalization
 from maml_jax.models.resnet12 import ResNet12
 from maml_jax.registry import Registry
-from maml_jax.settings import at_least, each, one_of, setting
+from maml_jax.settings import at_least, check_settings_class, each, one_of, setting
 
 
 class BuildModel(Protocol):
@@ -78,7 +78,7 @@ def register_model(
       images_only: the model needs inputs [S, H, W, C].
 
     Raises:
-      ValueError: the name belongs to the package.
+      ValueError: the name belongs to the package, or `settings` is no such class.
 
     Example:
       >>> import flax.linen as nn
@@ -87,6 +87,7 @@ def register_model(
       >>> "linear" in MODELS
       True
     """
+    check_settings_class(settings)
     MODELS.register(name, Model(build, settings, images_only))
 
 

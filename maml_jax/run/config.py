@@ -49,13 +49,19 @@ def _sections() -> dict[str, type]:
         for field in dataclasses.fields(RunSpec)
         if dataclasses.is_dataclass(field.default)
     }
-    own = {name: task.settings for name, task in TASKS.items() if task.settings}
-    own |= {name: model.settings for name, model in MODELS.items() if model.settings}
-    if clash := sections.keys() & own.keys():
-        raise UsageError(
-            f"a task or model with settings is registered as {min(clash)!r}, which is a section of "
-            "every config; register it under another name"
-        )
+    own: dict[str, type] = {}
+    taken = {field.name for field in dataclasses.fields(RunSpec)}
+    entries = [(name, task.settings) for name, task in TASKS.items()]
+    entries += [(name, model.settings) for name, model in MODELS.items()]
+    for name, settings in entries:
+        if settings is None:
+            continue
+        if name in taken | own.keys():
+            raise UsageError(
+                f"a task or model with settings is registered as {name!r}, which is a key of every "
+                "config or another entry's section; register it under another name"
+            )
+        own[name] = settings
     return sections | own
 
 
@@ -115,10 +121,12 @@ def check_key(key: str) -> None:
         return
     if new := renamed(key):
         raise UsageError(f"unknown config key {key!r}; it is called {new} now")
-    last = key.rpartition(".")[2]
+    section, _, last = key.rpartition(".")
     near = [name for name in known if name.rpartition(".")[2] == last]
     near = near or difflib.get_close_matches(key, known, n=1, cutoff=0.75)
     hint = f"did you mean {' or '.join(near)}?" if near else "--help lists the keys"
+    if section and section not in _sections():
+        hint += f"; if a module of your own adds the section {section!r}, use --import=MODULE"
     raise UsageError(f"unknown config key {key!r}; {hint}")
 
 
@@ -193,5 +201,6 @@ def differences(
     return [
         f"{key}: {before.get(key)} -> {after.get(key)}"
         for key in sorted(before.keys() | after.keys())
-        if not key.startswith(free) and before.get(key) != after.get(key)
+        if not any(key == name or key.startswith(f"{name}.") for name in free)
+        and before.get(key) != after.get(key)
     ]

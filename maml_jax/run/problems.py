@@ -16,6 +16,7 @@ from maml_jax.models.normalization import at_step, norm_shifts_do_not_adapt, wit
 from maml_jax.models.registry import MODELS
 from maml_jax.params import everything
 from maml_jax.registry import Registry
+from maml_jax.settings import check_settings_class
 from maml_jax.tasks import sinusoid
 from maml_jax.tasks.episodes import Pool, check_pool, make_sampler, normalise
 from maml_jax.tasks.host import host_episodes
@@ -214,6 +215,7 @@ def register_task(
       figures: name -> function from the report's list of runs to a matplotlib Figure.
 
     Raises:
-      ValueError: the name belongs to the package.
+      ValueError: the name belongs to the package, or `settings` is no such class.
     """
+    check_settings_class(settings)
     TASKS.register(name, Task(build, settings, figures or {}))

@@ -38,7 +38,7 @@ class RunSpec:
     seed: int = setting(
         0,
         "of initialization, training tasks and test episodes",
-        Rule(lambda value: 0 <= value < 2**32, lambda: "0 to 2^32 - 1"),
+        Rule(lambda value: 0 <= value < 2**32, lambda: "0 to 2^32 - 1", largest=2**32 - 1),
     )
     num_meta_steps: int = setting(20_000, "meta-steps", at_least(1))
     meta_batch_size: int = setting(25, "tasks of a meta-step, over all devices", at_least(1))
@@ -53,7 +53,7 @@ class RunSpec:
     baselines: tuple[str, ...] = setting(
         (),
         "baselines trained beside the run, into WORKDIR/NAME",
-        each(BASELINES.__contains__, "a tuple of names out of " + ", ".join(BASELINES)),
+        each(list(BASELINES).__contains__, "a tuple of names out of " + ", ".join(BASELINES)),
     )
     task: TaskSettings = TaskSettings()
     data: DataSettings = DataSettings()
@@ -103,7 +103,7 @@ def _require(holds: bool, message: str) -> None:
 def check_spec(spec: RunSpec) -> None:
     """Checks what one value alone does not tell; the rules of library objects are theirs."""
     task, model, outer = spec.task, spec.model, spec.outer
-    fitting = [name for name, of in MODELS.items() if not of.images_only or task.name == "images"]
+    fitting = [name for name, of in MODELS.items() if not of.images_only or task.name != "sinusoid"]
     _require(
         model.name in fitting,
         f"model.name={model.name!r} does not fit task.name={task.name!r}; use {', '.join(fitting)}",

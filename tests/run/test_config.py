@@ -1,15 +1,18 @@
 """Config keys, types, values; cards."""
 
+import dataclasses
 import json
 import pathlib
 import re
 import runpy
+from collections.abc import Callable
 
 import pytest
 from ml_collections import ConfigDict
 
 from maml_jax.errors import UsageError
 from maml_jax.inner.optimizers.registry import INNER_OPTIMIZERS
+from maml_jax.models.registry import MODELS, register_model
 from maml_jax.run.config import (
     _fields,
     _rule,
@@ -21,7 +24,9 @@ from maml_jax.run.config import (
     flatten,
     resolve,
 )
+from maml_jax.run.problems import TASKS, register_task
 from maml_jax.run.spec import BASELINES
+from maml_jax.settings import setting
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 CARDS = [path for path in CONFIGS.glob("*.py") if path.stem[0] != "_"]
@@ -77,25 +82,37 @@ def test_every_key_has_its_help() -> None:
         assert len(field.metadata["help"]) > 3
 
 
-NUMBERS = [key for key, field in _fields().items() if type(field.default) in (int, float)]
+NAN, INF = float("nan"), float("inf")
+HOSTILE = {  # type of the default -> values that no key of this type may have
+    int: (2**32, -(2**31) - 1, 0.5, NAN, INF, -INF, True, "1", None, (1,)),
+    float: (NAN, INF, -INF, 1e-320, 1e300, -1e300, "0.1", None, (0.1,)),
+    tuple: (("a",) * 3, (NAN,) * 3, (1e999,) * 3, (1e-320,) * 3, ([],), (None,), ((1,),), 1, ""),
+    str: ("unknown!", 1, None, ("a",)),
+    bool: (0, "yes", None, (True,)),
+}
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("key", NUMBERS)
-def test_no_number_may_be_infinite_or_nan(key: str, value: float) -> None:
-    config = ConfigDict(default_config().to_dict(), type_safe=False)
-    config.update_from_flattened_dict({key: value})
-    with pytest.raises(UsageError, match=re.escape(f"{key}={value!r} is ")):
-        resolve(config)
+@pytest.mark.parametrize("key", _fields())
+def test_hostile_values_are_refused_by_name(key: str) -> None:
+    kind = type(_fields()[key].default)
+    for value in HOSTILE[kind]:
+        if value == "unknown!" and key in FREE:
+            continue
+        config = ConfigDict(default_config().to_dict(), type_safe=False)
+        config.update_from_flattened_dict({key: value})
+        with pytest.raises(UsageError) as error:
+            resolve(config)
+        assert str(error.value).startswith(f"{key}={value!r} is "), value
+        assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("key", ["data.mean", "data.std", "data.split_fractions", "model.hidden"])
-@pytest.mark.parametrize("value", ["a", float("nan"), float("inf")])
-def test_no_tuple_may_hold_other_than_finite_numbers(key: str, value: object) -> None:
+def test_integers_end_where_their_type_does() -> None:
     config = default_config()
-    config.update_from_flattened_dict({key: (value,) * 3})
-    with pytest.raises(UsageError, match=re.escape(f"{key}=({value!r}, ")):
+    config.num_meta_steps = 2**31
+    with pytest.raises(UsageError, match="num_meta_steps=2147483648 is out of the range"):
         resolve(config)
+    config.num_meta_steps, config.seed = 2**31 - 1, 2**32 - 1
+    assert resolve(config).seed == 2**32 - 1
 
 
 @pytest.mark.parametrize(("key", "value", "hint"), BAD)
@@ -175,6 +192,7 @@ def test_a_wrong_type_and_a_missing_key_are_named() -> None:
         ("inner.rates", "it is called inner.step_sizes now"),
         ("halting.budget", "it is called lengths.budget now"),
         ("references", "it is called baselines now"),
+        ("waves.x", "--help lists the keys; if a module of your own adds the section 'waves'"),
     ],
 )
 def test_an_unknown_key_names_the_nearest(key: str, hint: str) -> None:
@@ -195,6 +213,10 @@ def test_differences_leave_out_what_does_not_change_the_parameters() -> None:
     new.eval.num_steps = 3
     new.inner.num_steps = 7
     assert differences(new.to_dict(), old.to_dict()) == ["inner.num_steps: 1 -> 7"]
+    new.inner.num_steps, new.eval.num_steps = 1, 10
+    assert differences(new.to_dict() | {"evaluation": 2}, old.to_dict()) == [
+        "evaluation: None -> 2"  # not free, although "eval" is
+    ]
 
 
 def test_a_key_that_an_older_config_lacks_has_its_default() -> None:
@@ -240,3 +262,38 @@ def test_cards_are_valid_and_refuse_unknown_variants(card: pathlib.Path) -> None
     resolve(get_config())
     with pytest.raises(UsageError, match="papr"):
         get_config("papr")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plain:
+    width: int = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Own:
+    width: int = setting(3, "of the waves")
+
+
+@pytest.mark.parametrize("settings", [Plain, Plain(), dict, "Own"])
+@pytest.mark.parametrize("register", [register_model, register_task])
+def test_settings_of_an_entry_are_made_by_setting(register: Callable, settings: object) -> None:
+    with pytest.raises(ValueError, match=r"no dataclass|no help text; write width = setting"):
+        register("waves", lambda *given: None, settings=settings)
+
+
+@pytest.mark.parametrize("name", ["seed", "own", "inner", "baselines"])
+def test_an_own_section_has_a_name_of_its_own(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MODELS, "_entries", dict(MODELS))
+    register_model(name, lambda settings, outputs: None, settings=Own)
+    with pytest.raises(UsageError, match=f"registered as '{name}', which is a key of every"):
+        default_config()
+
+
+def test_a_task_and_a_model_do_not_share_a_section(monkeypatch: pytest.MonkeyPatch) -> None:
+    for registry in (MODELS, TASKS):
+        monkeypatch.setattr(registry, "_entries", dict(registry))
+    register_model("waves", lambda settings, outputs: None, settings=Own)
+    assert default_config().waves.width == 3
+    register_task("waves", lambda spec: None, settings=Own)
+    with pytest.raises(UsageError, match="registered as 'waves'"):
+        default_config()
