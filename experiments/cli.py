@@ -6,6 +6,7 @@ import os
 import pathlib
 import runpy
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from maml_jax.errors import UsageError
-from maml_jax.run.config import check_key, describe_keys
+from maml_jax.run.config import check_key, default_config, describe_keys, flatten
 from maml_jax.run.loop import Interrupted
 
 flags.DEFINE_list("import", [], "modules to import first: they register tasks, models and others")
@@ -70,7 +71,8 @@ def define_config() -> flags.FlagHolder[ConfigDict]:
     flag: flags.FlagHolder[ConfigDict] = config_flags.DEFINE_config_file(
         "config",
         "configs/sinusoid.py",
-        "card, as configs/NAME.py or configs/NAME.py:VARIANT; --config.KEY=VALUE changes a key",
+        "card, as configs/NAME.py or configs/NAME.py:VARIANT; --config.KEY=VALUE changes a key. "
+        "The card is a Python program that is executed: use only cards that you trust",
     )
     return flag
 
@@ -108,7 +110,25 @@ def _check_card(value: str) -> None:
         cards = ", ".join(sorted(str(p) for p in pathlib.Path("configs").glob("[a-z]*.py")))
         known = f"there are: {cards}" if cards else "run from the folder that holds configs/"
         raise UsageError(f"config file {path!r} does not exist; {known}")
-    runpy.run_path(path)["get_config"](*([variant] if variant else []))
+    try:
+        values = runpy.run_path(path)
+        if "get_config" not in values:
+            raise UsageError(f"config file {path!r} has no function get_config(); see configs/")
+        config = values["get_config"](*([variant] if variant else []))
+    except UsageError:
+        raise
+    except Exception as error:
+        of = traceback.extract_tb(error.__traceback__)[-1]
+        line = getattr(error, "lineno", None) or of.lineno
+        raise UsageError(
+            f"config file {path!r} cannot be used with variant {variant!r} "
+            f"({type(error).__name__} in line {line} of {pathlib.Path(of.filename).name}: {error})"
+        ) from error
+    if not isinstance(config, ConfigDict):
+        raise UsageError(
+            f"get_config() of {path!r} returns {type(config).__name__}; return a ConfigDict, which "
+            "begins as maml_jax.run.default_config()"
+        )
 
 
 def prepare_jax(programs: str | None = None) -> None:
@@ -127,6 +147,8 @@ def run(main: Callable[[list[str]], Any]) -> None:
 
     def guarded(arguments: list[str]) -> None:
         try:
+            if arguments[1:]:
+                raise UsageError(f"unexpected argument {arguments[1]!r}; flags begin with --")
             main(arguments)
         except UsageError as error:
             sys.exit(_report(error, 2))
@@ -139,9 +161,24 @@ def run(main: Callable[[list[str]], Any]) -> None:
     app.run(guarded, flags_parser=_parse)
 
 
+def _without_repeated_tuples(arguments: list[str]) -> list[str]:
+    """Leaves the last of several flags for one tuple, whose values would be joined."""
+    tuples = {f"config.{key}" for key, of in flatten(default_config()) if isinstance(of, tuple)}
+    last: dict[str, str] = {}
+    others = []
+    remaining = iter(arguments)
+    for argument in remaining:
+        name, equals, value = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and name in tuples:
+            last[name] = value if equals else next(remaining, "")
+        else:
+            others.append(argument)
+    return [*others[:1], *(f"--{name}={value}" for name, value in last.items()), *others[1:]]
+
+
 def _parse(arguments: list[str]) -> list[str]:
     try:
-        return list(flags.FLAGS(arguments))
+        return list(flags.FLAGS(_without_repeated_tuples(arguments)))
     except flags.Error as error:
         sys.exit(_report(error, 2))
 
