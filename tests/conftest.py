@@ -3,7 +3,10 @@
 import os
 import pathlib
 
-COMPILE_FAST = "--xla_backend_optimization_level=0"  # tests compile much and compute little
+COMPILE_FAST = (  # tests compile much and compute little
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
+    "--xla_cpu_parallel_codegen_split_count=1"
+)
 os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),

@@ -3,9 +3,7 @@
 import json
 import pathlib
 
-import pytest
-
-from tests.run.runs import call, command
+from tests.run.runs import call, call_all, command
 
 WRONG = [
     (["train", "--config.inner.num_stesp=3"], "unknown config key 'inner.num_stesp'; did you mean"),
@@ -21,17 +19,13 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "message"), WRONG, ids=[message for _, message in WRONG])
-def test_wrong_use_is_one_line_and_a_failing_exit(
-    tmp_path: pathlib.Path, arguments: list[str], message: str
-) -> None:
-    module, *flags = arguments
+def test_wrong_use_is_one_line_and_a_failing_exit(tmp_path: pathlib.Path) -> None:
     workdir = tmp_path / "run"
-    done = call([*command(module)[:3], f"--workdir={workdir}", *flags])
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1
-    assert "Traceback" not in done.stderr
-    assert message in done.stderr.splitlines()[0]
+    commands = [[module, f"--workdir={workdir}", *flags] for (module, *flags), _ in WRONG]
+    for done, (_, message) in zip(call_all(commands), WRONG, strict=True):
+        assert done.returncode == 2, done
+        assert len(done.stderr.splitlines()) == 1, done
+        assert message in done.stderr
     assert not workdir.exists()
 
 
@@ -46,10 +40,7 @@ def test_train_then_evaluate_print_a_json_object_last(tmp_path: pathlib.Path) ->
     assert json.loads(done.stdout.splitlines()[-1])["loss"] == trained["loss"]
 
 
-@pytest.mark.parametrize(
-    ("module", "flags"),
-    [("train", ("workdir", "config")), ("studies.acceleration", ("workdir", "task", "k_max"))],
-)
-def test_help_lists_the_flags(module: str, flags: tuple[str, ...]) -> None:
-    done = call([*command(module)[:3], "--help"])
-    assert all(f"--{flag}: " in done.stdout for flag in flags)
+def test_help_lists_the_flags() -> None:
+    flags = {"train": ("workdir", "config"), "studies.acceleration": ("workdir", "task", "k_max")}
+    for done in call_all([[module, "--help"] for module in flags]):
+        assert all(f"--{flag}: " in done.stdout for flag in flags[done.args[0]])
