@@ -1,7 +1,6 @@
 """What all binaries share: errors as one line, exit codes, checked config flags."""
 
 import importlib
-import json
 import os
 import pathlib
 import runpy
@@ -14,9 +13,10 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from experiments.process import FolderParser, ending_in_one_line, prepare_streams, report
 from maml_jax.errors import UsageError
 from maml_jax.run.config import check_key, default_config, describe_keys, flatten
-from maml_jax.run.loop import Interrupted
+from maml_jax.run.files import dumps
 
 flags.DEFINE_list("import", [], "modules to import first: they register tasks, models and others")
 
@@ -24,9 +24,14 @@ flags.DEFINE_list("import", [], "modules to import first: they register tasks, m
 def define_workdir() -> flags.FlagHolder[str]:
     """The --workdir flag."""
     import_modules()
-    return flags.DEFINE_string(
-        "workdir", None, "folder of the run: config, checkpoints, metrics, report", required=True
+    flag: flags.FlagHolder[str] = flags.DEFINE(
+        FolderParser(),
+        "workdir",
+        None,
+        "folder of the run: config, checkpoints, metrics, report",
+        required=True,
     )
+    return flag
 
 
 def _values_of(flag: str) -> list[str]:
@@ -46,7 +51,7 @@ def import_modules() -> None:
             importlib.import_module(module)
         except ImportError as error:
             message = f"--import={module} cannot be imported ({error}); give the name of a module"
-            sys.exit(_report(UsageError(message), 2))
+            sys.exit(report(UsageError(message), 2))
 
 
 def define_config() -> flags.FlagHolder[ConfigDict]:
@@ -63,7 +68,7 @@ def define_config() -> flags.FlagHolder[ConfigDict]:
             if name.startswith("config."):
                 check_key(name.removeprefix("config."))
     except UsageError as error:
-        sys.exit(_report(error, 2))
+        sys.exit(report(error, 2))
     main = sys.modules["__main__"]
     main.__doc__ = (
         f"{main.__doc__}\nKeys of the config, with their defaults:\n\n{describe_keys()}\n"
@@ -101,7 +106,7 @@ def print_record(record: dict[str, Any]) -> None:
             if of is not None
         ]
         print(f"after {step:3d} steps: {'; '.join(shown)}")
-    print(json.dumps(record))
+    print(dumps(record))
 
 
 def _check_card(value: str) -> None:
@@ -143,22 +148,19 @@ def prepare_jax(programs: str | None = None) -> None:
 
 
 def run(main: Callable[[list[str]], Any]) -> None:
-    """app.run, with usage errors as one line on stderr and exit code 2."""
+    """app.run, with one line on stderr and an exit code where it fails."""
 
-    def guarded(arguments: list[str]) -> None:
-        try:
-            if arguments[1:]:
-                raise UsageError(f"unexpected argument {arguments[1]!r}; flags begin with --")
-            main(arguments)
-        except UsageError as error:
-            sys.exit(_report(error, 2))
-        except Interrupted as stop:
-            sys.exit(_report(stop, stop.code))
+    def checked(arguments: list[str]) -> None:
+        if arguments[1:]:
+            raise UsageError(f"unexpected argument {arguments[1]!r}; flags begin with --")
+        main(arguments)
 
+    prepare_streams()
     for name in {"workdir", "config", "import"} & set(flags.FLAGS):  # else --help leaves them out
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
     prepare_jax()
-    app.run(guarded, flags_parser=_parse)
+    with ending_in_one_line():
+        app.run(checked, flags_parser=_parse)
 
 
 def _without_repeated_tuples(arguments: list[str]) -> list[str]:
@@ -180,9 +182,4 @@ def _parse(arguments: list[str]) -> list[str]:
     try:
         return list(flags.FLAGS(_without_repeated_tuples(arguments)))
     except flags.Error as error:
-        sys.exit(_report(error, 2))
-
-
-def _report(message: Exception, code: int) -> int:
-    print(f"{'error: ' if code == 2 else ''}{message}", file=sys.stderr)
-    return code
+        sys.exit(report(error, 2))

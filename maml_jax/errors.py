@@ -10,3 +10,8 @@ class UsageError(ValueError):
 
 class DivergedError(UsageError):
     """Training stopped because too many updates were not finite."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or the name of its type if it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

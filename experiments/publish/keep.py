@@ -29,7 +29,7 @@ def main(_: list[str]) -> None:
         {"run": name, **{k: v for k, v in record.items() if k not in provenance.KEYS}}
         for name, record in records.items()
     ]
-    record = {**{key: first[key] for key in provenance.KEYS}, "config": config, "runs": runs}
+    record = {**{key: first.get(key) for key in provenance.KEYS}, "config": config, "runs": runs}
     print(results.write(_NAME.value, record))
 
 

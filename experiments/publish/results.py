@@ -9,6 +9,7 @@ import pathlib
 from typing import Any
 
 from maml_jax.errors import UsageError
+from maml_jax.run import files
 from maml_jax.run.config import flatten, renamed
 
 Record = dict[str, Any]  # a JSON object
@@ -25,7 +26,7 @@ _RENAMED_FIELDS = {
 def write(name: str, record: Record) -> pathlib.Path:
     """Writes results/NAME.json."""
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    files.write(path, files.dumps(record, indent=1) + "\n")
     return path
 
 

@@ -17,7 +17,7 @@ from experiments.publish.results import Record
 from maml_jax.errors import DivergedError, UsageError
 from maml_jax.run.config import differences
 from maml_jax.run.loop import Interrupted, stop_requests, train_and_evaluate
-from maml_jax.run.workdir import open_workdir, read_config, read_evaluation
+from maml_jax.run.workdir import is_evaluated, open_workdir, read_config, read_evaluation
 
 LOG = "log.txt"  # in a run's workdir: its output, if it runs in a process of its own
 
@@ -31,7 +31,7 @@ class Run(NamedTuple):
     @property
     def finished(self) -> bool:
         """Whether it is trained and evaluated."""
-        return (self.workdir / "evaluation.json").exists()
+        return is_evaluated(self.workdir)
 
 
 def evaluation_of(run: Run) -> Record:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -116,7 +117,9 @@ def _learned_lengths(spec: RunSpec, gates: Gates, learned: LearnedSummary) -> Le
     return LearnedLengths(gates, temperature, cost, budget)
 
 
-def _make_train_loop(spec: RunSpec, train_step: TrainStep, problem: Problem) -> TrainLoop:
+def _make_train_loop(
+    spec: RunSpec, train_step: TrainStep, problem: Problem, *, training: bool
+) -> TrainLoop:
     """The train loop on the device's own episodes, or on those that the host gathers.
 
     It begins with `inner.first_order_until` meta-steps of first-order meta-gradients.
@@ -128,23 +131,24 @@ def _make_train_loop(spec: RunSpec, train_step: TrainStep, problem: Problem) -> 
     objective = train_step.objective
     assert isinstance(objective, Objective)
     first_order = dataclasses.replace(objective.inner_loop, meta_gradient="first_order")
-    phases = [
-        make_train_loop(
-            dataclasses.replace(
-                train_step, objective=dataclasses.replace(objective, inner_loop=inner_loop)
-            ),
-            meta_batch_size=spec.meta_batch_size,
+
+    @cache
+    def phase(first: bool) -> TrainLoop:
+        inner_loop = first_order if first else objective.inner_loop
+        step = dataclasses.replace(
+            train_step, objective=dataclasses.replace(objective, inner_loop=inner_loop)
         )
-        for inner_loop in (first_order, objective.inner_loop)
-    ]
+        return make_train_loop(step, meta_batch_size=spec.meta_batch_size)
 
     def train(
         state: TrainState, num_steps: int, episodes: PyTree = None
     ) -> tuple[TrainState, Metrics]:
         step = int(state.step)
         episodes = feed(step, num_steps) if feed is not None else episodes
-        return phases[step >= spec.inner.first_order_until](state, num_steps, episodes)
+        return phase(step < spec.inner.first_order_until)(state, num_steps, episodes)
 
+    if training:  # tells at once what the devices do not allow
+        phase(False)
     return train
 
 
@@ -209,8 +213,12 @@ def _make_init(
     return init
 
 
-def build(config: ConfigDict) -> Experiment:
+def build(config: ConfigDict, *, training: bool = True) -> Experiment:
     """Makes a run's functions; data are loaded, nothing is computed yet.
+
+    Args:
+      config: see `maml_jax.run.config.default_config`.
+      training: False for a run that is only evaluated, which any number of devices can do.
 
     Raises:
       UsageError: a key, type or value that is not allowed, or data that cannot be had.
@@ -257,7 +265,7 @@ def build(config: ConfigDict) -> Experiment:
         problem,
         inner_loop,
         _make_init(spec, problem, learned, outer),
-        _make_train_loop(spec, train_step, problem),
+        _make_train_loop(spec, train_step, problem, training=training),
         make_evaluate(spec, problem, inner_loop(spec.eval.num_steps), gates),
         learned,
     )
@@ -267,7 +275,7 @@ def optimizer_flops(config: ConfigDict) -> float:
     """FLOPs of the inner optimizer's own matrix products in a full step; C leaves them out."""
 
     def of_step(config: ConfigDict) -> float:
-        experiment, key = build(config), jax.random.key(0)
+        experiment, key = build(config, training=False), jax.random.key(0)
         sample = experiment.problem.sampler(config.task.shots, config.task.query_shots, "train")
         meta_params, support = experiment.init().meta_params, sample(key).support
         return count_flops(experiment.inner_loop(1), meta_params, support, key)

@@ -1,21 +1,45 @@
-"""Checkpoints of the whole TrainState with Orbax, falling back to the one before a damaged one."""
+"""Checkpoints of the whole TrainState with Orbax, with checksums and the config of their run.
 
+Reading never writes: `newest` only reads. A checkpoint that is damaged gives way to the one before.
+One of another config or program, or one that cannot be read at the moment, ends the call.
+"""
+
+import json
 import pathlib
-import shutil
-from typing import Any
+import sys
+import zlib
+from functools import cache, cached_property
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging
 
-from maml_jax.errors import UsageError
+from maml_jax.errors import UsageError, first_line
+from maml_jax.run.config import differences
+from maml_jax.run.files import DamagedError, Record, loads, read, unwritable, writing
+from maml_jax.run.messages import note
 from maml_jax.types import PyTree, TrainState
 
+_METADATA = "_CHECKPOINT_METADATA"  # Orbax's own file, which also holds what is given to it
+_SHOWN = 3  # differences that a message names
+_LONG = 120  # characters of an error of Orbax, which has pages of them
 
-def _to_host(state: TrainState) -> PyTree:
+Leaves = dict[str, list[Any]]  # path -> [shape, dtype, crc32 of the bytes]
+
+
+class Restored(NamedTuple):
+    """A checkpoint that was read."""
+
+    state: TrainState
+    about: Record  # what was saved beside the state; empty if an older version wrote it
+    damaged: list[pathlib.Path]  # newer checkpoints, which cannot be used
+
+
+def _to_host(state: TrainState) -> TrainState:
     """Numpy leaves: a checkpoint then fits any number of devices."""
-    return jax.device_get(state._replace(key=jax.random.key_data(state.key)))
+    host: TrainState = jax.device_get(state._replace(key=jax.random.key_data(state.key)))
+    return host
 
 
 def _from_host(tree: Any, key: jax.Array) -> TrainState:
@@ -23,80 +47,254 @@ def _from_host(tree: Any, key: jax.Array) -> TrainState:
     return state._replace(key=jax.random.wrap_key_data(state.key, impl=jax.random.key_impl(key)))
 
 
+def _leaves(tree: PyTree) -> Leaves:
+    leaves = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.asarray(leaf)
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        leaves[name] = [list(array.shape), str(array.dtype), zlib.crc32(array.tobytes())]
+    return leaves
+
+
+def _checksum(about: Record) -> int:
+    return zlib.crc32(json.dumps(about, sort_keys=True).encode())
+
+
+def _steps(directory: pathlib.Path) -> list[int]:
+    """The steps of all finished checkpoints, the newest last."""
+    try:
+        return sorted(int(path.name) for path in directory.iterdir() if path.name.isdecimal())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UsageError(f"{directory} cannot be read ({error.strerror})") from error
+
+
+def _read_about(checkpoint: pathlib.Path) -> Record:
+    """What was saved beside the state; empty if an older version wrote the checkpoint.
+
+    Raises:
+      DamagedError: it is missing or changed.
+    """
+    text = read(checkpoint / _METADATA)
+    if text is None:
+        raise DamagedError(f"{_METADATA} is missing")
+    custom = loads(text, _METADATA).get("custom_metadata")
+    if custom == {}:
+        return {}
+    about = custom.get("run") if isinstance(custom, dict) else None
+    if not isinstance(about, dict) or about.pop("checksum", None) != _checksum(about):
+        raise DamagedError(f"{_METADATA} has a wrong checksum")
+    return about
+
+
+def _check_config(checkpoint: pathlib.Path, about: Record, config: Record) -> None:
+    if changed := differences(config, about["config"]):
+        raise UsageError(
+            f"checkpoint {checkpoint} is of a run with another config ({'; '.join(changed)}); "
+            "nothing was changed. Use that run's config, or another --workdir"
+        )
+
+
+def check_config(directory: pathlib.Path, config: Record) -> None:
+    """Compares a config with that of the newest checkpoint that can be read.
+
+    Raises:
+      UsageError: they differ.
+    """
+    for step in reversed(_steps(directory)):
+        try:
+            about = _read_about(directory / str(step))
+        except DamagedError:
+            continue
+        if about:
+            _check_config(directory / str(step), about, config)
+        return
+
+
+def _check_fits(checkpoint: pathlib.Path, saved: Leaves, expected: Leaves) -> None:
+    """Compares paths, shapes and dtypes with those of the program."""
+    unlike = []
+    for path in sorted(saved.keys() | expected.keys()):
+        have, want = (
+            f"{of[path][1]}{of[path][0]}" if path in of else "missing" for of in (saved, expected)
+        )
+        if have != want:
+            unlike.append(f"{path} is {have}, the program has {want}")
+    if unlike:
+        more = f"; and {len(unlike) - _SHOWN} more" if len(unlike) > _SHOWN else ""
+        raise UsageError(
+            f"checkpoint {checkpoint} does not fit the program ({'; '.join(unlike[:_SHOWN])}"
+            f"{more}); nothing was changed. Use the config and the version that wrote it, or "
+            "another --workdir"
+        )
+
+
+def _restore(checkpoint: pathlib.Path, host: TrainState) -> PyTree:
+    """Reads the state with Orbax, twice where it fails: a passing fault is no damage."""
+    for attempt in (1, 2):
+        try:
+            with ocp.StandardCheckpointer() as checkpointer:
+                return checkpointer.restore(checkpoint.absolute() / "default", host)
+        except Exception as error:  # Orbax raises many kinds for damaged files
+            _ignore_late_reads()
+            if attempt == 2:
+                _check_readable(checkpoint)
+                raise DamagedError(first_line(error)[:_LONG]) from error
+    raise AssertionError
+
+
+@cache
+def _ignore_late_reads() -> None:
+    """Where one read fails, Orbax leaves others under way, which then find no event loop."""
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            before(unraisable)
+
+    sys.unraisablehook = hook
+
+
+def _check_readable(checkpoint: pathlib.Path) -> None:
+    try:
+        for path in checkpoint.rglob("*"):
+            if path.is_file():
+                path.read_bytes()
+    except FileNotFoundError:  # a run has replaced the checkpoint meanwhile
+        return
+    except OSError as error:
+        raise UsageError(
+            f"checkpoint {checkpoint} cannot be read at the moment ({error.strerror}); nothing was "
+            "changed. Call the same command again when it can"
+        ) from error
+
+
+def _read(checkpoint: pathlib.Path, template: TrainState, config: Record) -> Restored:
+    host, about = _to_host(template), _read_about(checkpoint)
+    if about:
+        _check_config(checkpoint, about, config)
+        _check_fits(checkpoint, about["leaves"], _leaves(host))
+    tree = _restore(checkpoint, host)
+    leaves = _leaves(tree)
+    if not about:
+        _check_fits(checkpoint, leaves, _leaves(host))
+        note(f"checkpoint {checkpoint} is of an older version: it has no checksums and no config")
+    elif changed := [path for path, leaf in about["leaves"].items() if leaves[path] != leaf]:
+        raise DamagedError(f"{changed[0]} has a wrong checksum")
+    return Restored(_from_host(tree, template.key), about, [])
+
+
+def newest(directory: pathlib.Path, template: TrainState, config: Record) -> Restored | None:
+    """Reads the newest checkpoint that is not damaged; None if there are no checkpoints.
+
+    Args:
+      directory: the folder of the checkpoints.
+      template: a state of the same structure, such as the initial one; not changed.
+      config: of the run, as plain JSON.
+
+    Raises:
+      UsageError: there are checkpoints and all are damaged, or the newest is of another config or
+        program, or it cannot be read at the moment. Nothing was changed.
+    """
+    steps, damaged = _steps(directory), dict[pathlib.Path, str]()
+    for step in reversed(steps):
+        checkpoint = directory / str(step)
+        try:
+            restored = _read(checkpoint, template, config)
+        except DamagedError as error:
+            if _steps(directory) != steps:  # a run has replaced the checkpoint meanwhile
+                return newest(directory, template, config)
+            damaged[checkpoint] = str(error)
+            continue
+        for path, reason in damaged.items():
+            note(f"checkpoint {path} is damaged ({reason}); using the one before, {checkpoint}")
+        return restored._replace(damaged=list(damaged))
+    if damaged:
+        raise UsageError(
+            f"none of the checkpoints {list(reversed(steps))} in {directory} can be read "
+            f"({'; '.join(damaged.values())}); nothing was changed. Restore one from a copy, or "
+            f"remove {directory} to begin anew"
+        )
+    return None
+
+
 class Checkpoints:
-    """The checkpoints of one run, in workdir/checkpoints/STEP."""
+    """Writes the checkpoints of one run, into DIRECTORY/STEP."""
 
-    def __init__(self, workdir: pathlib.Path, keep: int = 2, name: str = "checkpoints") -> None:
-        """Opens the folder workdir/NAME."""
-        self._damaged = workdir / f"damaged_{name}"
-        self._directory = (workdir / name).absolute()
+    def __init__(self, directory: str | pathlib.Path, config: Record, keep: int) -> None:
+        """Keeps the newest `keep`; `config` is saved beside every state."""
+        self._directory = pathlib.Path(directory)
+        self._config = config
         self._keep = keep
-        self._manager = self._open()
 
-    def _open(self) -> ocp.CheckpointManager:
-        options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, create=True)
-        return ocp.CheckpointManager(self._directory, options=options)
+    @cached_property
+    def _manager(self) -> ocp.CheckpointManager:
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=self._keep,
+            cleanup_tmp_directories=True,  # of killed writers
+            lightweight_initialize=True,  # else damaged metadata would end the call
+        )
+        return ocp.CheckpointManager(self._directory.absolute(), options=options)
 
-    def save(self, state: TrainState) -> None:
-        """Writes the state in the background, unless its step has a checkpoint already."""
-        step = int(state.step)
-        if step not in self._manager.all_steps():
-            self._manager.save(step, args=ocp.args.StandardSave(_to_host(state)))
-
-    def restore(self, template: TrainState) -> TrainState | None:
-        """The newest state that can be read, or None if there is no checkpoint.
-
-        A damaged checkpoint is moved to workdir/damaged_checkpoints with a warning.
-
-        Args:
-          template: a state of the same structure, such as the initial one.
+    def restore(self, template: TrainState) -> Restored | None:
+        """Reads as `newest` does, and moves the damaged ones into damaged_NAME beside the folder.
 
         Raises:
-          UsageError: there are checkpoints, and none can be read.
+          UsageError: see `newest`.
         """
-        host = _to_host(template)
-        steps = sorted(self._manager.all_steps(), reverse=True)
-        for step in steps:
-            try:
-                restored = self._manager.restore(step, args=ocp.args.StandardRestore(host))
-                return _from_host(_checked(restored, host), template.key)
-            except Exception as error:  # Orbax raises many kinds for damaged files
-                self._set_aside(step, error)
-        if steps:
-            raise UsageError(
-                f"none of the checkpoints {steps} can be read; they are now in "
-                f"{self._damaged}. Use another --workdir to start again"
-            )
-        return None
+        restored = newest(self._directory, template, self._config)
+        for checkpoint in restored.damaged if restored else []:
+            aside = self._directory.with_name(f"damaged_{self._directory.name}")
+            target, number = aside / checkpoint.name, 1
+            with writing(target):
+                aside.mkdir(exist_ok=True)
+                while target.exists():
+                    target, number = aside / f"{checkpoint.name}.{number}", number + 1
+                checkpoint.rename(target)
+        return restored
 
-    def _set_aside(self, step: int, error: Exception) -> None:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        logging.warning(
-            "checkpoint %d is damaged (%s); moved to %s, falling back to the one before",
-            step,
-            reason,
-            self._damaged,
-        )
-        self._manager.close()
-        self._damaged.mkdir(exist_ok=True)
-        target = self._damaged / str(step)
-        number = 1
-        while target.exists():
-            target = self._damaged / f"{step}.{number}"
-            number += 1
-        shutil.move(self._directory / str(step), target)
-        self._manager = self._open()
+    def save(self, state: TrainState, **about: Any) -> None:
+        """Writes the state in the background, unless its step has a checkpoint already.
+
+        Args:
+          state: the state.
+          **about: plain JSON to be read back with it.
+
+        Raises:
+          UsageError: this checkpoint or the one before cannot be written.
+        """
+        step = int(state.step)
+        try:
+            if step in self._manager.all_steps():
+                return
+            host = _to_host(state)
+            about |= {"config": self._config, "leaves": _leaves(host)}
+            about["checksum"] = _checksum(about)
+            self._manager.save(
+                step, args=ocp.args.StandardSave(host), custom_metadata={"run": about}
+            )
+        except Exception as error:  # Orbax raises many kinds for what the system refuses
+            raise unwritable(self._directory, error) from error
+
+    def wait(self) -> None:
+        """Waits until checkpoints are written.
+
+        Raises:
+          UsageError: the last checkpoint cannot be written.
+        """
+        try:
+            if "_manager" in vars(self):
+                self._manager.wait_until_finished()
+        except Exception as error:
+            raise unwritable(self._directory, error) from error
 
     def close(self) -> None:
-        """Waits until checkpoints are written."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits, and ends the threads that write.
 
-
-def _checked(restored: PyTree, expected: PyTree) -> PyTree:
-    """Raises ValueError if the shape or dtype of a leaf is not as expected."""
-    wanted = jax.tree_util.tree_leaves_with_path(expected)
-    for (path, want), got in zip(wanted, jax.tree.leaves(restored), strict=True):
-        if np.shape(got) != np.shape(want) or np.asarray(got).dtype != np.asarray(want).dtype:
-            raise ValueError(f"{jax.tree_util.keystr(path)} has shape {np.shape(got)}")
-    return restored
+        Raises:
+          UsageError: the last checkpoint cannot be written.
+        """
+        self.wait()
+        if "_manager" in vars(self):
+            self._manager.close()

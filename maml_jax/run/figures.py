@@ -33,7 +33,7 @@ class Run(NamedTuple):
     metrics: list[dict[str, Any]]  # lines of metrics.jsonl
 
 
-Draw = Callable[[list[Run]], Figure]  # the run first, then its baselines
+Draw = Callable[[list[Run]], Figure | None]  # of the run and its baselines; None: nothing to show
 
 
 def learning_curve(runs: list[Run]) -> Figure:
@@ -65,9 +65,11 @@ def loss_against_steps(runs: list[Run]) -> Figure:
     return figure
 
 
-def fitted_waves(runs: list[Run]) -> Figure:
+def fitted_waves(runs: list[Run]) -> Figure | None:
     """A few held-out waves, and how each network fits them before and after 1, 5 and 10 steps."""
     runs = [run for run in runs if not run.experiment.spec.task.oracle]
+    if not runs:
+        return None
     figure = Figure(figsize=(5 * len(runs), 3 * FITTED_TASKS), layout="constrained")
     grid = figure.subplots(FITTED_TASKS, len(runs), squeeze=False, sharex=True, sharey="row")
     for column, run in enumerate(runs):
@@ -201,12 +203,14 @@ def histograms(lengths: Lengths, most: int) -> Figure:
     return figure
 
 
-def filter_maps(lengths: Lengths, most: int) -> Figure:
+def filter_maps(lengths: Lengths, most: int) -> Figure | None:
     """Heat map of K over the inputs and outputs of each matrix or convolution.
 
     Rows are inputs (kernel positions × channels of a convolution), columns are filters.
     """
     kernels = {path: value for path, value in lengths.items() if value.ndim > 1}
+    if not kernels:
+        return None
     figure = Figure(figsize=(3.2 * len(kernels) + 1, 4), layout="constrained")
     grid = figure.subplots(1, len(kernels), squeeze=False)[0]
     for axes, (path, value) in zip(grid, kernels.items(), strict=True):
@@ -242,7 +246,9 @@ def compute_over_training(lines: Lines) -> Figure:
     left.plot(steps, [line["inner_compute"] / 1e6 for line in lines], marker=".")
     left.set(xlabel="meta-step", ylabel="C, MFLOP per task", ylim=(0, None))
     for name in ("mean", "p90", "p99", "max"):
-        right.plot(steps, [line[f"length/{name}"] for line in lines], marker=".", label=name)
+        right.plot(
+            steps, [line.get(f"length/{name}", np.nan) for line in lines], marker=".", label=name
+        )
     right.set(xlabel="meta-step", ylabel="K over parameters")
     right.legend()
     return figure
@@ -255,7 +261,7 @@ def sparsity_over_training(lines: Lines) -> Figure:
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for name in (name for name in (lines[0] if lines else {}) if name.startswith(prefix)):
-        values = [line[name] for line in lines]
+        values = [line.get(name, np.nan) for line in lines]
         steps = [line["step"] for line in lines]
         axes.plot(steps, values, marker=".", label=name.removeprefix(prefix))
     axes.set(xlabel="meta-step", ylabel="share with K = 0", ylim=(-0.02, 1.02))

@@ -1,12 +1,13 @@
 """The training loop of a run: dispatches, logs, checkpoints, resume, stop and evaluation."""
 
 import math
+import os
 import pathlib
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -16,14 +17,18 @@ from tqdm import tqdm
 
 from maml_jax.errors import DivergedError
 from maml_jax.parallel import COUNTS
-from maml_jax.run import provenance
+from maml_jax.run import files, provenance
 from maml_jax.run.build import Experiment, build
 from maml_jax.run.checkpoint import Checkpoints
 from maml_jax.run.config import baseline_config
+from maml_jax.run.files import Record
+from maml_jax.run.messages import note
 from maml_jax.run.metrics import MetricWriter, read_metrics
 from maml_jax.run.spec import RunSpec
 from maml_jax.run.workdir import (
     BEST,
+    CHECKPOINTS,
+    as_json,
     evaluate_both,
     load_run,
     open_workdir,
@@ -50,7 +55,8 @@ def stop_requests() -> Iterator[list[int]]:
         if received:
             raise KeyboardInterrupt
         received.append(number)
-        print("\nStopping after this dispatch (once more to end at once) ...", file=sys.stderr)
+        with suppress(OSError, RuntimeError):  # it may come amid another line
+            print("\nStopping after this dispatch (once more to end at once) ...", file=sys.stderr)
 
     before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -117,6 +123,15 @@ class _Progress:
         self._writer.write(step, means | speed | summary)
         self._start_interval()
 
+    @property
+    def lines(self) -> int:
+        """How many lines the log has."""
+        return self._writer.lines
+
+    def sync(self) -> None:
+        """Waits until the log is on the disk."""
+        self._writer.sync()
+
     def close(self) -> None:
         """Closes the bar and flushes the log."""
         self._bar.close()
@@ -124,17 +139,25 @@ class _Progress:
 
 
 class _Selection:
-    """Keeps the parameters with the best validation so far, in workdir/best_checkpoints."""
+    """Keeps the parameters with the best validation so far, in workdir/best_checkpoints.
 
-    def __init__(self, experiment: Experiment, workdir: pathlib.Path, step: int) -> None:
+    Attributes:
+      step: the meta-step of these parameters; None as long as there are none.
+    """
+
+    def __init__(self, experiment: Experiment, workdir: pathlib.Path, state: TrainState) -> None:
+        """Goes on from what a run has kept that is at `state`.
+
+        Raises:
+          UsageError: what it has kept cannot be read.
+        """
         self._experiment = experiment
-        self._checkpoints = Checkpoints(workdir, keep=1, name=BEST)
-        scores = [
-            line["validation_score"]
-            for line in read_metrics(workdir)
-            if "validation_score" in line and line["step"] <= step
-        ]
-        self._best = max(scores, default=-math.inf)
+        self._checkpoints = Checkpoints(workdir / BEST, as_json(experiment.config), keep=1)
+        best = self._checkpoints.restore(state)
+        self.step = None if best is None else int(best.state.step)
+        self._best = -math.inf
+        if best is not None:
+            self._best = best.about.get("score", _logged_best(workdir, int(state.step)))
 
     def validate(self, state: TrainState, progress: _Progress) -> None:
         """Scores the state by accuracy after the last inner step, or by −loss without accuracy."""
@@ -146,12 +169,24 @@ class _Selection:
         values |= {"validation_score": score, "validation_nonfinite": evaluation.nonfinite}
         progress.write_validation(int(state.step), values)
         if score > self._best:
-            self._best = score
-            self._checkpoints.save(state)
+            self._best, self.step = score, int(state.step)
+            self._checkpoints.save(state, score=score)
+
+    def wait(self) -> None:
+        """Waits until the parameters are written."""
+        self._checkpoints.wait()
 
     def close(self) -> None:
-        """Waits until checkpoints are written."""
+        """Waits until the parameters are written, and ends the threads that write."""
         self._checkpoints.close()
+
+
+def _logged_best(workdir: pathlib.Path, step: int) -> float:
+    """The best score up to a step, of a run that did not keep it beside the parameters."""
+    scores = [
+        line.get("validation_score") for line in read_metrics(workdir) if line["step"] <= step
+    ]
+    return max((score for score in scores if score is not None), default=-math.inf)
 
 
 def train(experiment: Experiment, workdir: pathlib.Path) -> TrainState:
@@ -159,49 +194,63 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> TrainState:
 
     Raises:
       Interrupted: SIGTERM or Ctrl-C; the state is saved.
-      DivergedError: more than outer.max_nonfinite updates were skipped; the last good state is
-        saved.
+      DivergedError: more than outer.max_nonfinite updates were skipped, or all; the last good state
+        is saved.
+      UsageError: a file of the run cannot be read or written.
     """
     spec = experiment.spec
-    checkpoints = Checkpoints(workdir, spec.checkpoint.keep)
-    state = experiment.init()
+    checkpoints = Checkpoints(
+        workdir / CHECKPOINTS, as_json(experiment.config), spec.checkpoint.keep
+    )
+    state, about = experiment.init(), Record()
     restored = checkpoints.restore(state)
     if restored is not None:
-        state = restored
-        tqdm.write(
-            f"resuming from meta-step {int(state.step)} of {spec.num_meta_steps}", sys.stderr
-        )
-    step = int(state.step)
-    progress = _Progress(spec, workdir, step)
-    selection = _Selection(experiment, workdir, step)
-    try:
-        with stop_requests() as received:
-            while step < spec.num_meta_steps:
-                stop = _next_stop(step, spec)
-                state, metrics = experiment.train(state, stop - step)
-                summary = partial(experiment.learned.summary, state.meta_params)
-                progress.update(stop, metrics, summary)
-                _check_finite(state, spec, checkpoints)
-                done = stop == spec.num_meta_steps
-                every = spec.eval.validation_every
-                if every and (done or _crossed(step, stop, every)):
-                    selection.validate(state, progress)
-                if received or done or _crossed(step, stop, spec.checkpoint.every):
-                    checkpoints.save(state)
-                if received:
-                    raise Interrupted(f"at meta-step {stop}", 128 + received[0])
-                step = stop
-    finally:
-        progress.close()
-        selection.close()
-        checkpoints.close()
+        state, about = restored.state, restored.about
+        note(f"resuming from meta-step {int(state.step)} of {spec.num_meta_steps}")
+    selection = _Selection(experiment, workdir, state)
+    progress = _Progress(spec, workdir, int(state.step))
+    _tell_what_is_lost(about, progress, selection)
+
+    def save(state: TrainState) -> None:
+        # What came before the checkpoint is on the disk before it.
+        progress.sync()
+        selection.wait()
+        checkpoints.save(state, log_lines=progress.lines, best_step=selection.step)
+
+    with closing(checkpoints), closing(selection), closing(progress), stop_requests() as received:
+        step = int(state.step)
+        while step < spec.num_meta_steps:
+            stop = _next_stop(step, spec)
+            state, metrics = experiment.train(state, stop - step)
+            summary = partial(experiment.learned.summary, state.meta_params)
+            progress.update(stop, metrics, summary)
+            _check_finite(state, spec, save)
+            done = stop == spec.num_meta_steps
+            every = spec.eval.validation_every
+            if every and (done or _crossed(step, stop, every)):
+                selection.validate(state, progress)
+            if received or done or _crossed(step, stop, spec.checkpoint.every):
+                save(state)
+            if received:
+                raise Interrupted(f"at meta-step {stop}", 128 + received[0])
+            step = stop
+    _check_moved(state)
     return state
 
 
-def _check_finite(state: TrainState, spec: RunSpec, checkpoints: Checkpoints) -> None:
+def _tell_what_is_lost(about: Record, progress: _Progress, selection: _Selection) -> None:
+    """Compares what is there with what a checkpoint says."""
+    lost = about.get("log_lines", 0) - progress.lines
+    if lost > 0:
+        note(f"metrics.jsonl lacks {lost} lines from before the checkpoint; going on without them")
+    if (selection.step or 0) < (about.get("best_step") or 0):
+        note(f"{BEST} lacks the best parameters before the checkpoint; going on without them")
+
+
+def _check_finite(state: TrainState, spec: RunSpec, save: Callable[[TrainState], None]) -> None:
     skipped = int(state.skipped)
     if skipped > spec.outer.max_nonfinite:
-        checkpoints.save(state)
+        save(state)
         raise DivergedError(
             f"{skipped} updates were not finite by meta-step {int(state.step)}, more than "
             f"outer.max_nonfinite={spec.outer.max_nonfinite}; the last good state is saved. "
@@ -209,28 +258,39 @@ def _check_finite(state: TrainState, spec: RunSpec, checkpoints: Checkpoints) ->
         )
 
 
-def evaluate_run(workdir: pathlib.Path, overrides: dict[str, Any]) -> dict[str, Any]:
-    """Evaluates the newest and the validation-selected state of a run.
+def _check_moved(state: TrainState) -> None:
+    skipped = int(state.skipped)
+    if skipped and skipped == int(state.step):
+        raise DivergedError(
+            f"none of the {skipped} updates was finite: the parameters are the initial ones. "
+            "Lower inner.step_size or outer.learning_rate, and use another --workdir"
+        )
+
+
+def evaluate_run(workdir: str | os.PathLike[str], overrides: dict[str, Any]) -> Record:
+    """Evaluates the newest and the validation-selected state of a run; nothing is written.
 
     Args:
       workdir: folder of the run.
       overrides: values that replace those of the config's `eval` section.
     """
-    experiment, state = load_run(workdir, overrides)
-    return evaluate_both(experiment, state, workdir) | provenance.describe()
+    folder = files.local_folder(workdir)
+    experiment, state = load_run(folder, overrides)
+    return evaluate_both(experiment, state, folder) | provenance.describe()
 
 
 def _total(workdir: pathlib.Path, name: str) -> float:
-    return sum(float(line.get(name, 0.0)) for line in read_metrics(workdir))
+    return sum(float(line.get(name) or 0.0) for line in read_metrics(workdir))
 
 
-def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
+def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike[str]) -> Record:
     """Trains or resumes a run and its baselines, and evaluates them on held-out episodes.
 
     Args:
       config: see `maml_jax.run.config.default_config`.
       workdir: folder of this run; holds config.json, checkpoints, metrics.jsonl, TensorBoard
-        events and, at the end, evaluation.json. Baselines are runs in folders below it.
+        events and, at the end, evaluation.json. Baselines are runs in folders below it. One
+        process at a time can write it.
 
     Returns:
       The record that is also in evaluation.json.
@@ -239,18 +299,19 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[
       UsageError: a value, a folder or a checkpoint cannot be used; nothing is overwritten.
       Interrupted: SIGTERM or Ctrl-C; the state is saved.
     """
-    workdir = pathlib.Path(workdir)
+    folder = files.local_folder(workdir)
     experiment = build(config)
-    open_workdir(config, workdir)
-    state = train(experiment, workdir)
-    started = time.perf_counter()
-    record = evaluate_both(experiment, state, workdir) | {
-        "train_seconds": round(_total(workdir, "seconds"), 1),
-        "nonfinite_tasks": round(_total(workdir, "nonfinite_tasks")),  # dropped in training
-        "evaluate_seconds": round(time.perf_counter() - started, 1),
-        **provenance.describe(),
-    }
-    write_evaluation(workdir, record)
+    with files.locked(folder):
+        open_workdir(config, folder)
+        state = train(experiment, folder)
+        started = time.perf_counter()
+        record = evaluate_both(experiment, state, folder) | {
+            "train_seconds": round(_total(folder, "seconds"), 1),
+            "nonfinite_tasks": round(_total(folder, "nonfinite_tasks")),  # dropped in training
+            "evaluate_seconds": round(time.perf_counter() - started, 1),
+            **provenance.describe(),
+        }
+        write_evaluation(folder, record)
     for name in config.baselines:
-        train_and_evaluate(baseline_config(config, name), workdir / name)
+        train_and_evaluate(baseline_config(config, name), folder / name)
     return record

@@ -17,7 +17,7 @@ LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 def _processor() -> str:
     try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        lines = pathlib.Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
     except OSError:
         return platform.processor()
     return next((line.split(":")[1].strip() for line in lines if "model name" in line), "unknown")
@@ -27,9 +27,11 @@ def _commit() -> str:
     here = os.path.dirname(os.path.abspath(__file__))
     if named := os.environ.get(COMMIT_VARIABLE):
         return named
-    run = subprocess.run(
-        ["git", "-C", here, "describe", "--always", "--dirty"], capture_output=True, text=True
-    )
+    describe = ["git", "-C", here, "describe", "--always", "--dirty"]
+    try:
+        run = subprocess.run(describe, capture_output=True, encoding="utf-8", errors="replace")
+    except OSError:  # there is no git
+        return "unknown"
     return run.stdout.strip() or "unknown"
 
 

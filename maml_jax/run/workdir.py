@@ -2,83 +2,114 @@
 
 import json
 import pathlib
-import sys
+from itertools import count
 from typing import Any
 
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from maml_jax.errors import UsageError
+from maml_jax.run import files
 from maml_jax.run.build import Experiment, build
-from maml_jax.run.checkpoint import Checkpoints
+from maml_jax.run.checkpoint import check_config, newest
 from maml_jax.run.config import check_key, default_config, differences, flatten, renamed
 from maml_jax.run.evaluation import Evaluation
+from maml_jax.run.files import DamagedError, Record
+from maml_jax.run.messages import note
 from maml_jax.types import TrainState
 
+CHECKPOINTS = "checkpoints"
 BEST = "best_checkpoints"
 EVALUATED_WITH = ("num_episodes", "shots", "query_shots", "num_steps")  # of config.eval
 
 
+def as_json(config: ConfigDict) -> Record:
+    """The config as it is read back from JSON, which has lists for tuples."""
+    plain: Record = json.loads(json.dumps(config.to_dict()))
+    return plain
+
+
 def open_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Makes the folder and writes config.json, or compares the one that is there.
+    """Makes the folder and writes config.json, or compares the config of the run that is there.
 
     Raises:
       UsageError: the folder cannot be written, or holds a run of another config.
     """
-    path = workdir / "config.json"
-    new = json.loads(json.dumps(config.to_dict()))
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            changed = differences(new, json.loads(json.dumps(read_config(workdir).to_dict())))
-            if changed:
-                raise UsageError(
-                    f"workdir {workdir} holds a run of another config ({'; '.join(changed)}); "
-                    "use another --workdir, or that run's config to continue it"
-                )
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(new, indent=2) + "\n")
-        temporary.replace(path)
-    except OSError as error:
+    new, old = as_json(config), _find_config(workdir)
+    if old is None:
+        check_config(workdir / CHECKPOINTS, new)
+    elif changed := differences(new, as_json(old)):
         raise UsageError(
-            f"workdir {workdir} cannot be written ({error.strerror}); use another --workdir"
-        ) from error
+            f"workdir {workdir} holds a run of another config ({'; '.join(changed)}); "
+            "use another --workdir, or that run's config to continue it"
+        )
+    with files.writing(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+    files.write(workdir / "config.json", json.dumps(new, indent=2) + "\n")
 
 
-def read_evaluation(workdir: pathlib.Path) -> dict[str, Any]:
+def read_evaluation(workdir: pathlib.Path) -> Record:
     """The evaluation of a finished run.
 
     Raises:
-      UsageError: the run is not finished.
+      UsageError: the run is not finished, or its evaluation cannot be read.
     """
-    path = workdir / "evaluation.json"
-    if not path.exists():
+    try:
+        record = files.read_json(workdir / "evaluation.json")
+    except DamagedError as error:
+        raise DamagedError(f"{error}; the run's train command makes it again") from error
+    if record is None:
         raise UsageError(
             f"the run in {workdir} is not evaluated yet; its train command continues it"
         )
-    record: dict[str, Any] = json.loads(path.read_text())
     return record
+
+
+def is_evaluated(workdir: pathlib.Path) -> bool:
+    """Whether a run is trained and has an evaluation that can be read."""
+    try:
+        return files.read_json(workdir / "evaluation.json") is not None
+    except DamagedError:
+        return False
 
 
 def read_config(workdir: pathlib.Path) -> ConfigDict:
     """The config of the run in a folder.
 
     Raises:
-      UsageError: the folder holds no run.
+      UsageError: the folder holds no run, or its config cannot be read.
     """
-    path = workdir / "config.json"
-    if not path.exists():
+    config = _find_config(workdir)
+    if config is None:
         raise UsageError(f"workdir {workdir} holds no run; train one there with experiments.train")
-    config = default_config()
-    values = dict(flatten(json.loads(path.read_text())))
+    return config
+
+
+def _find_config(workdir: pathlib.Path) -> ConfigDict | None:
+    path = workdir / "config.json"
+    try:
+        record = files.read_json(path)
+        return None if record is None else _config_of(record, workdir)
+    except (DamagedError, TypeError) as error:  # a TypeError of ml_collections
+        raise DamagedError(
+            f"the config of the run in {workdir} cannot be used ({error}); restore {path} from a "
+            "copy, or remove it and call the run's train command, which compares its config with "
+            "that of the checkpoints"
+        ) from error
+
+
+def _config_of(record: Record, workdir: pathlib.Path) -> ConfigDict:
+    config, values = default_config(), dict(flatten(record))
     if old := [key for key in values if renamed(key)]:
         raise UsageError(
             f"workdir {workdir} holds a run of maml_jax 0.1 (its config has {old[0]!r}, which is "
             f"called {renamed(old[0])!r} now); continue it with version 0.1, or train it anew in "
             "another --workdir"
         )
-    for key in values:
-        check_key(key)
+    try:
+        for key in values:
+            check_key(key)
+    except UsageError as error:
+        raise DamagedError(str(error)) from error
     # JSON knows no tuples: each value takes the type of its default.
     config.update_from_flattened_dict(
         {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
@@ -89,7 +120,7 @@ def read_config(workdir: pathlib.Path) -> ConfigDict:
 def load_run(
     workdir: pathlib.Path, overrides: dict[str, Any] | None = None
 ) -> tuple[Experiment, TrainState]:
-    """A run's functions and its newest state.
+    """A run's functions and its newest state; nothing is written.
 
     Args:
       workdir: folder of the run.
@@ -100,19 +131,17 @@ def load_run(
     """
     config = read_config(workdir)
     config.eval.update(overrides or {})
-    experiment = build(config)
-    checkpoints = Checkpoints(workdir, config.checkpoint.keep)
-    state = checkpoints.restore(experiment.init())
-    checkpoints.close()
-    if state is None:
+    experiment = build(config, training=False)
+    restored = newest(workdir / CHECKPOINTS, experiment.init(), as_json(config))
+    if restored is None:
         raise UsageError(
             f"workdir {workdir} holds no checkpoint yet; its train command continues it"
         )
-    return experiment, state
+    return experiment, restored.state
 
 
-def _estimates(evaluation: Evaluation) -> dict[str, Any]:
-    record: dict[str, Any] = {"nonfinite_episodes": evaluation.nonfinite}
+def _estimates(evaluation: Evaluation) -> Record:
+    record: Record = {"nonfinite_episodes": evaluation.nonfinite}
     for name, estimate in evaluation.estimates.items():
         record[name] = [float(value) for value in estimate.mean]
         record[f"{name}_ci95"] = [float(value) for value in estimate.ci95]
@@ -120,7 +149,7 @@ def _estimates(evaluation: Evaluation) -> dict[str, Any]:
     return record
 
 
-def _evaluate_state(experiment: Experiment, state: TrainState) -> dict[str, Any]:
+def _evaluate_state(experiment: Experiment, state: TrainState) -> Record:
     """What is kept of an evaluation: one JSON object.
 
     Learned lengths are evaluated hard; what the soft gates of training give is under "soft".
@@ -128,7 +157,7 @@ def _evaluate_state(experiment: Experiment, state: TrainState) -> dict[str, Any]
     spec, learned = experiment.spec, experiment.learned
     evaluation = experiment.evaluate(state.meta_params)
     lengths = learned.lengths(state.meta_params)
-    record: dict[str, Any] = {
+    record: Record = {
         "algorithm": spec.algorithm,
         "meta_step": int(state.step),
         "seed": spec.seed,
@@ -146,28 +175,31 @@ def _evaluate_state(experiment: Experiment, state: TrainState) -> dict[str, Any]
     return record
 
 
-def evaluate_both(
-    experiment: Experiment, state: TrainState, workdir: pathlib.Path
-) -> dict[str, Any]:
+def evaluate_both(experiment: Experiment, state: TrainState, workdir: pathlib.Path) -> Record:
     """The state's record, with that of the validation-selected parameters under "selected"."""
     record = _evaluate_state(experiment, state)
-    if not (workdir / BEST).exists():
-        return record
-    best = Checkpoints(workdir, keep=1, name=BEST)
-    selected = best.restore(state)
-    best.close()
+    selected = newest(workdir / BEST, state, as_json(experiment.config))
     if selected is not None:
-        record["selected"] = _evaluate_state(experiment, selected)
+        record["selected"] = _evaluate_state(experiment, selected.state)
     return record
 
 
-def write_evaluation(workdir: pathlib.Path, record: dict[str, Any]) -> None:
-    """Writes evaluation.json; one that was made with other settings is kept under another name."""
+def write_evaluation(workdir: pathlib.Path, record: Record) -> None:
+    """Writes evaluation.json; one that was made with other settings is kept under another name.
+
+    Raises:
+      UsageError: a file cannot be written.
+    """
     path = workdir / "evaluation.json"
-    if path.exists():
-        before = read_evaluation(workdir)
-        if any(before.get(key) != record[key] for key in EVALUATED_WITH):
-            old = workdir / f"evaluation_{len(list(workdir.glob('evaluation_*.json'))) + 1}.json"
+    try:
+        before = files.read_json(path)
+    except DamagedError as error:
+        note(f"{error}; it is made again")
+        before = {} if path.stat().st_size else None
+    if before is not None and any(before.get(key) != record[key] for key in EVALUATED_WITH):
+        names = (workdir / f"evaluation_{number}.json" for number in count(1))
+        old = next(name for name in names if not name.exists())
+        with files.writing(old):
             path.rename(old)
-            tqdm.write(f"the evaluation with other settings is kept as {old}", sys.stderr)
-    path.write_text(json.dumps(record, indent=2) + "\n")
+        note(f"the evaluation with other settings is kept as {old}")
+    files.write(path, files.dumps(record, indent=2) + "\n")

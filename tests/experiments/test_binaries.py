@@ -2,8 +2,9 @@
 
 import json
 import pathlib
+import subprocess
 
-from tests.run.runs import call, call_all, command
+from tests.run.runs import ENVIRONMENT, ROOT, call, call_all, command
 
 WRONG = [
     (["train", "--config.inner.num_stesp=3"], "unknown config key 'inner.num_stesp'; did you mean"),
@@ -16,6 +17,7 @@ WRONG = [
     (["train", "--config=configs/nope.py"], "config file 'configs/nope.py' does not exist"),
     (["train", "--config=configs/sinusoid.py:papr"], "variant 'papr' is unknown"),
     (["evaluate"], "holds no run"),
+    (["evaluate", "--workdir=gs://bucket/run"], "flag --workdir=gs://bucket/run: workdir"),
 ]
 
 
@@ -36,8 +38,19 @@ def test_train_then_evaluate_print_a_json_object_last(tmp_path: pathlib.Path) ->
     trained = json.loads(done.stdout.splitlines()[-1])
     assert (workdir / "report.html").exists()
     evaluate = [*command("evaluate")[:3], f"--workdir={workdir}"]
-    done = call(evaluate)
-    assert json.loads(done.stdout.splitlines()[-1])["loss"] == trained["loss"]
+    # Without git, a home folder and stderr, and where the output is ASCII.
+    bare = {key: value for key, value in ENVIRONMENT.items() if key not in ("HOME", "PATH")}
+    done = subprocess.run(
+        ["/bin/bash", "-c", '"$@" 2>&-', "bash", *evaluate],
+        cwd=ROOT,
+        env=bare | {"PATH": "/nonexistent", "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        timeout=300,
+    )
+    assert done.returncode == 0
+    evaluated = json.loads(done.stdout.splitlines()[-1])
+    assert evaluated["loss"] == trained["loss"]
+    assert evaluated["commit"] == "unknown"
 
 
 def test_help_lists_the_flags() -> None:

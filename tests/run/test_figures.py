@@ -1,8 +1,10 @@
-"""What the figures of learned lengths show of lengths made by hand."""
+"""What figures show: of learned lengths, those of lengths made by hand."""
 
 import numpy as np
 
 from maml_jax.run import figures as length_figures
+from maml_jax.run.build import build
+from tests.run.runs import tiny_config
 
 LENGTHS = {"kernel": np.array([[0, 1, 3], [3, 3, 0]]), "bias": np.array([2, 2, 0, 3])}
 LINES = [
@@ -34,6 +36,16 @@ def test_a_map_has_inputs_as_rows_and_filters_as_columns() -> None:
     np.testing.assert_array_equal(kernel.images[0].get_array(), LENGTHS["kernel"])
     np.testing.assert_array_equal(conv.images[0].get_array(), convolution.reshape(6, 4))
     assert conv.images[0].get_clim() == (0, 23)
+
+
+def test_an_oracle_alone_has_no_waves() -> None:
+    experiment = build(tiny_config(algorithm="pretrained", task__oracle=True))
+    run = length_figures.Run("oracle", experiment, experiment.init().meta_params, {}, [])
+    assert length_figures.fitted_waves([run]) is None
+
+
+def test_without_matrices_there_is_no_map() -> None:
+    assert length_figures.filter_maps({"bias": LENGTHS["bias"]}, most=3) is None
 
 
 def test_a_parameter_moves_in_as_many_steps_as_its_length() -> None:

@@ -1,6 +1,7 @@
 """The driver: one run from config to report, in this process."""
 
 import json
+import math
 import pathlib
 import shutil
 
@@ -8,15 +9,18 @@ import jax
 import numpy as np
 import pytest
 
+from maml_jax import parallel
 from maml_jax.errors import UsageError
 from maml_jax.run import provenance
-from maml_jax.run.build import build
-from maml_jax.run.checkpoint import Checkpoints
-from maml_jax.run.loop import evaluate_run, train_and_evaluate
-from maml_jax.run.metrics import MetricWriter, read_metrics
+from maml_jax.run.build import build, optimizer_flops
+from maml_jax.run.figures import TASK_FIGURES
+from maml_jax.run.files import locked
+from maml_jax.run.loop import evaluate_run, train, train_and_evaluate
+from maml_jax.run.metrics import read_metrics
 from maml_jax.run.report import write_report
-from maml_jax.run.workdir import EVALUATED_WITH, load_run, open_workdir, write_evaluation
+from maml_jax.run.workdir import load_run, open_workdir, read_evaluation, write_evaluation
 from tests.run.runs import tiny_config
+from tests.run.test_checkpoint import spoil
 
 
 @pytest.fixture(scope="module")
@@ -77,17 +81,6 @@ def test_evaluation_of_a_run_repeats_and_takes_other_numbers(finished: pathlib.P
         evaluate_run(finished, {"num_steps": -1})
 
 
-def test_an_evaluation_with_other_settings_is_kept_beside_the_new_one(
-    tmp_path: pathlib.Path,
-) -> None:
-    records = [{**dict.fromkeys(EVALUATED_WITH, 5), "loss": [loss]} for loss in (3.0, 2.0, 1.0)]
-    records[0]["shots"] = 10
-    for record in records:  # the last has the settings of the second, which it replaces
-        write_evaluation(tmp_path, record)
-    kept = {path.name: json.loads(path.read_text())["loss"] for path in tmp_path.iterdir()}
-    assert kept == {"evaluation_1.json": [3.0], "evaluation.json": [1.0]}
-
-
 def test_the_seed_changes_parameters_tasks_and_test_episodes() -> None:
     first, second = (build(tiny_config(seed=seed)) for seed in (0, 1))
     states = [experiment.init() for experiment in (first, second)]
@@ -122,22 +115,16 @@ def test_a_meta_batch_that_does_not_divide_over_devices_is_refused() -> None:
         build(tiny_config(meta_batch_size=7))
 
 
-def damage(checkpoint: pathlib.Path) -> None:
-    for path in checkpoint.rglob("*"):
-        if path.is_file():
-            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     finished: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     workdir = copy(finished, tmp_path)
     expected = jax.tree.leaves(load_run(workdir)[1].meta_params)
-    damage(workdir / "checkpoints" / "60")
-    _, state = load_run(workdir)
-    assert int(state.step) == 40
-    assert (workdir / "damaged_checkpoints" / "60").is_dir()
+    spoil(workdir / "checkpoints" / "60")
+    assert int(load_run(workdir)[1].step) == 40
+    assert (workdir / "checkpoints" / "60").is_dir()  # reading moves nothing
     train_and_evaluate(tiny_config(baselines=("pretrained",)), workdir)
+    assert (workdir / "damaged_checkpoints" / "60").is_dir()
     for got, want in zip(jax.tree.leaves(load_run(workdir)[1].meta_params), expected, strict=True):
         np.testing.assert_array_equal(got, want)
 
@@ -147,13 +134,144 @@ def test_without_a_readable_checkpoint_there_is_one_line(
 ) -> None:
     workdir = copy(finished, tmp_path)
     for checkpoint in (workdir / "checkpoints").iterdir():
-        damage(checkpoint)
-    with pytest.raises(UsageError, match=r"none of the checkpoints \[60, 40\] can be read"):
-        load_run(workdir)
+        spoil(checkpoint)
+    for use in (load_run, lambda folder: train_and_evaluate(tiny_config(), folder)):
+        with pytest.raises(UsageError, match=r"none of the checkpoints \[60, 40\]"):
+            use(workdir)
+    assert len(list(read_metrics(workdir))) == 6
+    shutil.rmtree(workdir / "checkpoints")
     with pytest.raises(UsageError, match="holds no checkpoint"):
         load_run(workdir)
     with pytest.raises(UsageError, match="holds no run"):
         load_run(tmp_path / "nothing")
+
+
+def test_an_evaluation_with_another_config_leaves_the_checkpoints_alone(
+    finished: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    workdir = copy(finished, tmp_path)
+    config = (workdir / "config.json").read_text()
+    (workdir / "config.json").write_text(config.replace('"adam"', '"sgd"'))
+    with pytest.raises(UsageError, match=r"another config \(outer\.optimizer: adam -> sgd\)"):
+        evaluate_run(workdir, {})
+    (workdir / "config.json").write_text(config)
+    assert int(load_run(workdir)[1].step) == 60
+
+
+def test_two_processes_do_not_train_one_run(finished: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    workdir = copy(finished, tmp_path)
+    before = (workdir / "metrics.jsonl").read_bytes()
+    with locked(workdir):
+        with pytest.raises(UsageError, match="in use by process"):
+            train_and_evaluate(tiny_config(), workdir)
+        assert int(load_run(workdir)[1].step) == 60
+    assert (workdir / "metrics.jsonl").read_bytes() == before
+
+
+def test_damaged_best_parameters_are_told_before_training(tmp_path: pathlib.Path) -> None:
+    config = tiny_config(
+        num_meta_steps=20,
+        checkpoint__every=10,
+        eval__validation_every=10,
+        eval__validation_episodes=8,
+        eval__num_steps=1,
+    )
+    workdir = tmp_path / "run"
+    record = train_and_evaluate(config, workdir)
+    shutil.rmtree(workdir / "checkpoints" / "20")
+    (best,) = (workdir / "best_checkpoints").iterdir()
+    healthy = shutil.copytree(best, tmp_path / "healthy")
+    spoil(best)
+    experiment = build(config)
+
+    def train_anyway(*_: object) -> None:
+        raise AssertionError
+
+    with pytest.raises(UsageError, match=f"none of the checkpoints .{best.name}. in .*best_"):
+        train(experiment._replace(train=train_anyway), workdir)
+    shutil.rmtree(best)
+    healthy.rename(best)
+    resumed = train_and_evaluate(config, workdir)
+    assert resumed["selected"]["loss"] == record["selected"]["loss"]
+    assert resumed["selected"]["meta_step"] == int(best.name)
+
+
+def test_lines_of_metrics_that_are_gone_are_told(
+    finished: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workdir = copy(finished, tmp_path)
+    lines = (workdir / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (workdir / "metrics.jsonl").write_text("".join(lines[:2]))
+    train(build(tiny_config(baselines=("pretrained",))), workdir)
+    assert "metrics.jsonl lacks 4 lines" in capsys.readouterr().err
+
+
+def test_a_run_without_any_finite_update_ends_with_a_line(tmp_path: pathlib.Path) -> None:
+    config = tiny_config(num_meta_steps=20, inner__step_size=1e30, outer__max_nonfinite=1_000)
+    with pytest.raises(UsageError, match="none of the 20 updates was finite"):
+        train_and_evaluate(config, tmp_path)
+    with pytest.raises(UsageError, match="none of the 20 updates was finite"):
+        train_and_evaluate(config, tmp_path)
+
+
+@pytest.fixture
+def without_waves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Takes the slowest figure out of reports, as that of a run with nothing to show there."""
+    monkeypatch.setitem(TASK_FIGURES, "sinusoid", {"fitted_waves": lambda _: None})
+
+
+@pytest.mark.usefixtures("without_waves")
+def test_a_diverged_run_has_an_evaluation_and_a_report(
+    finished: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    workdir = copy(finished, tmp_path)
+    (workdir / "fitted_waves.png").unlink(missing_ok=True)
+    record = read_evaluation(workdir)
+    record["loss"][1:3], record["loss_ci95"][1] = [math.nan, math.inf], math.nan
+    write_evaluation(workdir, record)
+    text = (workdir / "evaluation.json").read_text()
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    page = write_report(workdir).read_text()
+    assert "nan ± nan" in page
+    assert "fitted_waves" not in page
+    assert not (workdir / "fitted_waves.png").exists()
+
+
+@pytest.mark.usefixtures("without_waves")
+def test_a_report_escapes_what_it_shows_and_refuses_what_is_none(
+    finished: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    workdir = copy(finished, tmp_path)
+    record, script = read_evaluation(workdir), "<script>alert(1)</script>"
+    numbers = {"min": 0.0, "mean": 0.5, "max": 1.0}
+    write_evaluation(workdir, record | {"command": script, "learned": {script: numbers}})
+    assert script not in write_report(workdir).read_text("utf-8")
+    wrong = [
+        {"meta_step": script},
+        {"shots": script},
+        {"loss": [script] * 11},
+        {"loss_ci95": record["loss_ci95"][:3]},
+        {"selected": {"loss": None}},
+        {"learned": [1]},
+        {"lengths": {}},
+        {"command": None},
+    ]
+    for fields in wrong:
+        (workdir / "evaluation.json").write_text(json.dumps(record | fields))
+        with pytest.raises(UsageError, match=r"evaluation\.json lacks what a report shows"):
+            write_report(workdir)
+
+
+def test_any_number_of_devices_can_evaluate_a_run(
+    finished: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parallel, "_device_list", lambda _: jax.devices()[:3])
+    record = evaluate_run(finished, {"num_steps": 0, "num_episodes": 3})
+    assert np.isfinite(record["loss"]).all()
+    assert optimizer_flops(tiny_config()) == 0
+    with pytest.raises(UsageError, match="does not divide over 3 devices"):
+        train_and_evaluate(tiny_config(), finished)
 
 
 def test_too_many_nonfinite_updates_stop_the_run_with_the_last_good_state(
@@ -163,8 +281,7 @@ def test_too_many_nonfinite_updates_stop_the_run_with_the_last_good_state(
     with pytest.raises(UsageError, match=r"outer\.max_nonfinite=15"):
         train_and_evaluate(config, tmp_path)
     experiment = build(config)
-    restored = Checkpoints(tmp_path).restore(experiment.init())
-    assert restored is not None
+    restored = load_run(tmp_path)[1]
     assert int(restored.step) == int(restored.skipped) == 20
     for got, want in zip(
         jax.tree.leaves(restored.meta_params),
@@ -174,17 +291,12 @@ def test_too_many_nonfinite_updates_stop_the_run_with_the_last_good_state(
         np.testing.assert_array_equal(got, want)
 
 
-def test_metrics_after_the_resume_point_are_dropped(tmp_path: pathlib.Path) -> None:
-    writer = MetricWriter(tmp_path, 0)
-    for step in (10, 20, 30):
-        writer.write(step, {"loss": float(step)})
-    writer.close()
-    with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 40, "lo')
-    MetricWriter(tmp_path, 20).close()
-    assert [line["step"] for line in read_metrics(tmp_path)] == [10, 20]
-
-
 def test_a_copy_without_git_can_name_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(provenance.COMMIT_VARIABLE, "abc1234")
     assert provenance.describe()["commit"] == "abc1234"
+
+
+def test_a_machine_without_git_has_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(provenance.COMMIT_VARIABLE, raising=False)
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert provenance.describe()["commit"] == "unknown"
