@@ -1,0 +1,1 @@
+"""Long campaigns of random inputs, kills and damages: pytest -m slow tests/campaigns."""
