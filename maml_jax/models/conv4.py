@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from maml_jax.models.convolution import Convolution, max_pool
+from maml_jax.models.convolution import Convolution, check_images, max_pool
 from maml_jax.models.normalization import Normalization, check_normalization, is_increasing
 from maml_jax.types import Array
 
@@ -62,8 +62,12 @@ class Conv4(nn.Module):
 
         Returns:
           logits [S − num_reference, N].
+
+        Raises:
+          ValueError: the inputs are not images, or are too small for max-pooling: 16 pixels.
         """
         check_normalization(self.normalization, num_reference)
+        check_images(inputs, poolings=4 * self.max_pool, fix=", or max_pool=False")
         # ReLU and an increasing normalization commute with the maximum.
         pool_first = self.max_pool and is_increasing(self.normalization)
         hidden = inputs

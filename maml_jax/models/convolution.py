@@ -137,6 +137,22 @@ def max_pool(inputs: Array) -> Array:
     return cells.reshape(number, rows, columns, channels)
 
 
+def check_images(inputs: Array, *, poolings: int, fix: str = "") -> None:
+    """Checks that inputs are images [S, H, W, C] that so many 2×2 poolings leave something of.
+
+    Raises:
+      ValueError: they are not; `fix` completes what to use instead.
+    """
+    if inputs.ndim != 4:
+        raise ValueError(f"inputs of shape {list(inputs.shape)} are not images; use [S, H, W, C]")
+    height, width = inputs.shape[1:3]
+    if min(height, width) < 2**poolings:
+        raise ValueError(
+            f"nothing is left of images of {height}x{width} pixels after {poolings} poolings; use "
+            f"{2**poolings} pixels or more (data.image_size){fix}"
+        )
+
+
 def _largest_block(number: int, limit: int) -> int:
     """The largest divisor of `number` that is at most `limit`, and at least 1."""
     return max(

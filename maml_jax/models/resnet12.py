@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from maml_jax.models.convolution import Convolution, max_pool
+from maml_jax.models.convolution import Convolution, check_images, max_pool
 from maml_jax.models.normalization import Normalization, check_normalization
 from maml_jax.types import Array
 
@@ -52,8 +52,12 @@ class ResNet12(nn.Module):
 
         Returns:
           logits [S − num_reference, N].
+
+        Raises:
+          ValueError: the inputs are not images, or are smaller.
         """
         check_normalization(self.normalization, num_reference)
+        check_images(inputs, poolings=len(self.widths))
         activation = partial(jax.nn.leaky_relu, negative_slope=0.1)
 
         def normalized(inputs: Array, filters: int, size: int, name: str) -> Array:

@@ -105,6 +105,12 @@ def _sinusoid_regression(spec: "RunSpec") -> Problem:
     )
 
 
+def _validates(spec: "RunSpec") -> bool:
+    """Whether a run needs validation episodes: to select parameters, or to tune a step size."""
+    tunes = spec.entry.tunes_step_size or bool(spec.baselines)  # every baseline does
+    return spec.eval.validation_every > 0 or (tunes and spec.eval.num_steps > 0)
+
+
 def _checked_pools(spec: "RunSpec") -> dict[str, Pool]:
     """Stream -> pool, each with enough classes and images for its episodes.
 
@@ -115,10 +121,10 @@ def _checked_pools(spec: "RunSpec") -> dict[str, Pool]:
     try:
         train, validation, test, _ = load_pools(data)
         pools = {"train": train, "validation": validation, "test": test}
-        for stream, pool in pools.items():
+        for stream in ("train", "validation", "test") if _validates(spec) else ("train", "test"):
             sizes = spec.task if stream == "train" else spec.eval
             check_pool(
-                pool,
+                pools[stream],
                 ways=spec.task.ways,
                 shots=sizes.shots,
                 query_shots=sizes.query_shots,
@@ -157,17 +163,23 @@ def _image_classification(spec: "RunSpec") -> Problem:
         return Pool(*map(jnp.asarray, pools[stream]))
 
     def sampler(shots: int, query_shots: int, stream: str) -> EpisodeSampler:
-        return make_sampler(
-            on_device(stream),
-            ways=ways,
-            shots=shots,
-            query_shots=query_shots,
-            rotation=rotation,
-            prepare=prepare,
-        )
+        try:
+            return make_sampler(
+                on_device(stream),
+                ways=ways,
+                shots=shots,
+                query_shots=query_shots,
+                rotation=rotation,
+                prepare=prepare,
+            )
+        except ValueError as error:
+            raise UsageError(f"{stream} classes: {error}") from error
 
     def init_params(key: Array, num_steps: int) -> Params:
-        params = model.init(key, jnp.zeros((1, *images.shape[2:])))["params"]
+        try:
+            params = model.init(key, jnp.zeros((1, *images.shape[2:])))["params"]
+        except ValueError as error:
+            raise UsageError(f"model.name={spec.model.name!r}: {error}") from error
         return with_steps(params, num_steps)
 
     def raw_episodes(key: Array, tasks: Sequence[int]) -> grain.MapDataset[Episode]:

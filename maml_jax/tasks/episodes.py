@@ -80,6 +80,9 @@ def sample_indices(
     Returns:
       EpisodeIndices with int32 classes [N], images [N, shots + query_shots] and rotations [N].
 
+    Raises:
+      ValueError: a size or the rotation is not allowed, or there are fewer classes than ways.
+
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from maml_jax.tasks.episodes import sample_indices
@@ -90,6 +93,7 @@ def sample_indices(
     """
     chex.assert_rank(counts, 1)
     number, each = counts.shape[0], shots + query_shots
+    _check_sizes(number, ways=ways, shots=shots, query_shots=query_shots, rotation=rotation)
     # One draw of bits per episode: a threefry call costs more than everything that follows.
     bits = jax.random.bits(key, (ways * (each + 2),))
     class_bits, image_bits, turn_bits = jnp.split(bits, (ways, ways * (each + 1)))
@@ -102,6 +106,19 @@ def sample_indices(
         rotations = rotations * (rotation == "per_class")
     images = jax.vmap(_draw_distinct)(image_bits.reshape(ways, each), counts[classes])
     return EpisodeIndices(classes, images, rotations)
+
+
+def _check_sizes(classes: int, *, ways: int, shots: int, query_shots: int, rotation: str) -> None:
+    if rotation not in ROTATIONS:
+        raise ValueError(f"rotation={rotation!r} is unknown; choose from {', '.join(ROTATIONS)}")
+    if min(ways, shots, query_shots) < 1:
+        raise ValueError(f"{ways=}, {shots=}, {query_shots=}: each must be 1 or more")
+    classes *= _TURNS if rotation == "new_classes" else 1
+    if ways > classes:
+        raise ValueError(
+            f"ways={ways} but the pool has {classes} classes; use fewer ways (task.ways), or give "
+            "the pool a larger share of the classes (data.split_fractions)"
+        )
 
 
 def rotate(images: AnyArray, rotations: AnyArray) -> AnyArray:
@@ -182,25 +199,34 @@ def check_pool(pool: Pool, *, ways: int, shots: int, query_shots: int, rotation:
     """Checks before the first draw that a pool can give the episodes.
 
     Raises:
-      ValueError: the rotation is unknown, ways or shots are below 1, or the pool has too few
-        classes or images for them.
+      TypeError: the images are not uint8, or the counts are not integers.
+      ValueError: their shapes are wrong, the rotation is unknown, ways or shots are below 1, or the
+        pool has too few classes or images for them.
     """
-    counts = np.asarray(pool.counts)
-    chex.assert_rank(pool.images, 5)
-    chex.assert_shape(counts, (pool.images.shape[0],))
-    if rotation not in ROTATIONS:
-        raise ValueError(f"rotation={rotation!r} is unknown; choose from {', '.join(ROTATIONS)}")
-    if min(ways, shots, query_shots) < 1:
-        raise ValueError(f"{ways=}, {shots=}, {query_shots=}: each must be 1 or more")
-    classes = len(counts) * (_TURNS if rotation == "new_classes" else 1)
-    if ways > classes:
-        raise ValueError(f"ways={ways} but the pool has {classes} classes; use fewer ways")
+    shape, counts = pool.images.shape, np.asarray(pool.counts)
+    if pool.images.dtype != np.uint8 or not np.issubdtype(counts.dtype, np.integer):
+        raise TypeError(
+            f"pool.images has dtype {pool.images.dtype} and pool.counts {counts.dtype}; give uint8 "
+            "pixels of 0 to 255 and integers (for other data, write a sampler: key -> Episode)"
+        )
+    if len(shape) != 5 or 0 in shape[1:] or counts.shape != shape[:1]:
+        raise ValueError(
+            f"pool.images has shape {list(shape)} and pool.counts {list(counts.shape)}; give "
+            "images [classes, images, H, W, C] and counts [classes]"
+        )
+    if counts.size and not 0 <= counts.min() <= counts.max() <= shape[1]:
+        raise ValueError(
+            f"pool.counts go from {counts.min()} to {counts.max()}; use 0 to {shape[1]}, the "
+            "number of images that each class has room for"
+        )
+    _check_sizes(len(counts), ways=ways, shots=shots, query_shots=query_shots, rotation=rotation)
     needed = shots + query_shots
     if np.any(counts < needed):
         raise ValueError(
             f"shots={shots} + query_shots={query_shots} need {needed} images of each class, but "
             f"{np.sum(counts < needed)} of {len(counts)} classes have fewer (the smallest "
-            f"{counts.min()}); use fewer shots, or leave these classes out with min_images={needed}"
+            f"{counts.min()}); use fewer shots and query_shots (task.* in training, eval.* in "
+            f"evaluation), or leave these classes out with data.min_images={needed}"
         )
     height, width = pool.images.shape[2:4]
     if rotation != "none" and height != width:
@@ -231,7 +257,7 @@ def make_sampler(
       float32 [S, H, W, C] and targets int32 [S].
 
     Raises:
-      ValueError: the pool has too few classes or images, see `check_pool`.
+      TypeError, ValueError: the pool cannot give such episodes; see `check_pool`.
 
     Example:
       >>> import jax, numpy as np

@@ -78,7 +78,7 @@ def host_episodes(
       `normalise` turns them into the episodes of the device sampler.
 
     Raises:
-      ValueError: the pool has too few classes or images; see `check_pool`.
+      TypeError, ValueError: the pool cannot give such episodes; see `check_pool`.
     """
     check_pool(pool, ways=ways, shots=shots, query_shots=query_shots, rotation=rotation)
     pool = Pool(np.asanyarray(pool.images), np.asarray(pool.counts))

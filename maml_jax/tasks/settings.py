@@ -73,6 +73,14 @@ class DataSettings:
         one_of(("auto", "yes", "no")),
     )
     min_images: int = setting(1, "classes with fewer images are left out", at_least(1))
+    deduplicate: str = setting(
+        "auto",
+        "whether copies of an image in its class are left out; auto: only of folder:PATH",
+        one_of(("auto", "yes", "no")),
+    )
+    follow_links: bool = setting(
+        False, "whether links that lead out of the folder of folder:PATH are followed"
+    )
     rotation: str = setting(
         "none",
         "per_class: turn each class of an episode by a random number of quarter turns; "

@@ -64,7 +64,7 @@ BAD = [
 
 # Switches, and what the data set itself checks when it is loaded.
 FREE = {"task.oracle", "model.max_pool"} | {
-    f"data.{key}" for key in ("name", "dir", "splits_dir", "cache_dir", "split")
+    f"data.{key}" for key in ("name", "dir", "splits_dir", "cache_dir", "split", "follow_links")
 }
 
 

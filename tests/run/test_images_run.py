@@ -144,15 +144,41 @@ def test_a_pool_on_the_host_gives_the_same_run_bit_for_bit_and_resumes(
             np.testing.assert_array_equal(got, want)
 
 
+FEW_VALIDATION_CLASSES = {"data__split_fractions": (0.5, 0.1, 0.4), **MLP}
+
+
+def test_validation_classes_are_needed_only_by_runs_that_validate(data: pathlib.Path) -> None:
+    config = image_config(data, eval__validation_every=0, **FEW_VALIDATION_CLASSES)
+    experiment = build(config)
+    with pytest.raises(UsageError, match="validation classes: ways=3 but the pool has 2 classes"):
+        experiment.problem.sampler(1, 2, "validation")
+    for needs in (
+        {"eval__validation_every": 20},
+        {"eval__validation_every": 0, "algorithm": "pretrained"},  # tunes its step size
+    ):
+        with pytest.raises(UsageError, match="validation classes"):
+            build(image_config(data, **FEW_VALIDATION_CLASSES, **needs))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"task__ways": 30}, "train classes: ways=30"),
         ({"task__shots": 5}, "need 7 images"),
-        ({"data__min_images": 7}, "no class has min_images=7"),
+        ({"eval__shots": 5, "eval__validation_every": 0}, "test classes: shots=5"),
+        (
+            {"data__min_images": 7},
+            "no class has min_images=7 images, the largest has 6; lower data.min_images",
+        ),
+        (
+            {"data__image_size": 14, "model__max_pool": True},
+            "model.name='conv4': nothing is left of images of 14x14 pixels",
+        ),
+        ({"model__name": "resnet12"}, "use 16 pixels or more (data.image_size)"),
         (
             {"task__ways": 6, "data__split_fractions": (0.5, 0.25, 0.25)},
-            "validation classes: ways=6 but the pool has 5 classes",
+            "validation classes: ways=6 but the pool has 5 classes; use fewer ways (task.ways), or "
+            "give the pool a larger share of the classes (data.split_fractions)",
         ),
         ({"data__mean": (0.5, 0.5)}, "data.mean=(0.5, 0.5) has 2 values for images of 1 channels"),
         ({"baselines": ("oracle",)}, "'oracle', which only the sinusoid has"),

@@ -95,6 +95,40 @@ def test_normalisation():
         episodes.normalise(scaled, mean=[0.5] * 3)
 
 
+@pytest.mark.parametrize(
+    ("pool", "error", "message"),
+    [
+        ({"images": np.zeros((7, 6, 4, 4, 1))}, TypeError, "dtype float64 .* give uint8 pixels"),
+        ({"images": np.zeros((7, 6, 4, 4, 1), np.int8)}, TypeError, "dtype int8"),
+        ({"images": jnp.zeros((7, 6, 4, 4, 1))}, TypeError, "dtype float32"),
+        ({"images": np.zeros((7, 6, 16), np.uint8)}, ValueError, r"shape \[7, 6, 16\]"),
+        ({"images": np.zeros((7, 6, 4, 4), np.uint8)}, ValueError, r"\[classes, images, H, W, C\]"),
+        ({"images": np.zeros((7, 6, 0, 4, 1), np.uint8)}, ValueError, r"shape \[7, 6, 0, 4, 1\]"),
+        ({"images": np.zeros((8, 6, 4, 4, 1), np.uint8)}, ValueError, r"and counts \[classes\]"),
+        ({"counts": np.full(7, 6.0)}, TypeError, "pool.counts float64"),
+        ({"counts": np.full(7, 7)}, ValueError, "go from 7 to 7; use 0 to 6"),
+        ({"counts": np.arange(7) - 1}, ValueError, "go from -1 to 5"),
+    ],
+)
+def test_a_pool_of_another_type_or_shape_is_refused(pool, error, message):
+    with pytest.raises(error, match=message):
+        episodes.make_sampler(make_pool()._replace(**pool), **SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rotation": "per-class"}, "choose from none, per_class, new_classes"),
+        ({"ways": 8}, r"task\.ways.*data\.split_fractions"),
+        ({"shots": 0}, "each must be 1 or more"),
+    ],
+)
+def test_indices_that_do_not_exist_are_not_drawn(options, message):
+    counts = jnp.full(CLASSES, IMAGES)
+    with pytest.raises(ValueError, match=message):
+        episodes.sample_indices(jax.random.key(0), counts, **{**SHAPE, **options})
+
+
 @pytest.mark.parametrize(("options", "message"), UNDRAWABLE)
 def test_what_cannot_be_drawn_is_said_at_start(options, message):
     with pytest.raises(ValueError, match=message):

@@ -1,11 +1,14 @@
 """Image data sets by name, as pools of training, validation and test classes."""
 
 import dataclasses
+import hashlib
 import json
+import logging
 import pathlib
 import re
 import zlib
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -13,9 +16,10 @@ import numpy as np
 import PIL
 from tqdm import tqdm
 
+from maml_jax.errors import first_line
 from maml_jax.settings import check_value
 from maml_jax.tasks.episodes import Pool
-from maml_jax.tasks.images.cache import crc32, digest, find_cache_dir, read_or_write
+from maml_jax.tasks.images.cache import digest, find_cache_dir, read_or_write
 from maml_jax.tasks.images.decoding import RESAMPLING, Layout, to_pixels
 from maml_jax.tasks.images.records import Source
 from maml_jax.tasks.images.sources import find_data_dir, open_source
@@ -28,7 +32,8 @@ from maml_jax.tasks.images.splits import (
 )
 from maml_jax.tasks.settings import DataSettings
 
-_CACHE_VERSION = 1  # Raise it when the code makes other pools from the same key.
+_CACHE_VERSION = 2  # Raise it when the code makes other pools from the same key.
+_log = logging.getLogger(__name__)
 
 
 class Pools(NamedTuple):
@@ -60,7 +65,11 @@ def load_pools(data: DataSettings) -> Pools:
     folder = find_data_dir(data.dir)
     protocol = resolve_protocol(data.name.partition(":")[0], data.split)
     source = open_source(
-        data.name, data_dir=folder, image_size=data.image_size, seed=data.split_seed
+        data.name,
+        data_dir=folder,
+        image_size=data.image_size,
+        seed=data.split_seed,
+        follow_links=data.follow_links,
     )
     layout = _choose_layout(data, source)
     files = find_splits_dir(data.splits_dir, folder) if protocol in FILE_PROTOCOLS else None
@@ -72,6 +81,7 @@ def load_pools(data: DataSettings) -> Pools:
         "layout": [*layout, RESAMPLING],
         "split": _split_key(protocol, data.split_seed, data.split_fractions, files),
         "min_images": data.min_images,
+        "deduplicate": _drops_copies(data, source),
     }
     entry = f"{re.sub(r'[^A-Za-z0-9]+', '_', data.name)[-40:]}-{digest(key)}"
     split_names = partial(
@@ -88,9 +98,15 @@ def load_pools(data: DataSettings) -> Pools:
 def _choose_layout(data: DataSettings, source: Source) -> Layout:
     size = data.image_size or source.image_size
     if size is None:
-        raise ValueError(f"{data.name} has images of many sizes; set image_size, for example to 84")
+        raise ValueError(
+            f"{data.name} has images of many sizes; set data.image_size, for example to 84"
+        )
     invert = {"auto": source.invert, "yes": True, "no": False}[data.invert]
     return Layout(size, data.channels or source.channels, invert)
+
+
+def _drops_copies(data: DataSettings, source: Source) -> bool:
+    return {"auto": source.deduplicate, "yes": True, "no": False}[data.deduplicate]
 
 
 def _split_key(
@@ -103,25 +119,68 @@ def _split_key(
     return [protocol, seed, *(fractions if protocol == "random" else ())]
 
 
+def _processed(name: str, source: Source, layout: Layout) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields the class and the pixels of every record; errors name the record."""
+    number = 0
+    try:
+        for label, image in source.records():
+            yield label, to_pixels(image, layout)
+            number += 1
+    except Exception as error:  # A source may raise anything, and so may Pillow's plug-ins.
+        raise ValueError(f"{name}, image {number}: {first_line(error)}") from error
+
+
 def _decode_all(
-    source: Source, layout: Layout, folder: pathlib.Path
+    name: str, source: Source, layout: Layout, file: pathlib.Path
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 [n, H, W, C], in a scratch file, and the names of their classes [n]."""
-    shape = (source.length, layout.image_size, layout.image_size, layout.channels)
-    images = np.lib.format.open_memmap(folder / "decoded.npy", "w+", np.uint8, shape)
-    names = []
-    progress = tqdm(source.records(), "decoding", source.length, unit="image", disable=None)
-    for i, (name, image) in enumerate(progress):
-        images[i] = to_pixels(image, layout)
-        names.append(name)
-    return images[: len(names)], np.array(names, np.str_)
+    """Images uint8 [n, H, W, C], mapped from a scratch file, and their classes [n].
+
+    Files are written one image after another, not through a memory map: a full disk is an error
+    then, where a map would end the process.
+    """
+    labels = []
+    images = _processed(name, source, layout)
+    with file.open("wb") as opened:
+        for label, pixels in tqdm(images, "decoding", source.length, unit="image", disable=None):
+            opened.write(pixels.data)
+            labels.append(label)
+    if not labels:
+        raise ValueError(f"{name} has no images")
+    shape = (len(labels), layout.image_size, layout.image_size, layout.channels)
+    return np.memmap(file, np.uint8, "r", shape=shape), np.array(labels, np.str_)
 
 
-def _rows_by_class(names: np.ndarray, min_images: int) -> dict[str, np.ndarray]:
-    order = np.argsort(names, kind="stable")
-    classes, starts = np.unique(names[order], return_index=True)
+def _rows_by_class(labels: np.ndarray) -> dict[str, np.ndarray]:
+    order = np.argsort(labels, kind="stable")
+    classes, starts = np.unique(labels[order], return_index=True)
     rows = np.split(order, starts[1:])
-    return {str(c): r for c, r in zip(classes, rows, strict=True) if len(r) >= min_images}
+    return {str(c): r for c, r in zip(classes, rows, strict=True)}
+
+
+def _first_of_copies(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The rows of one class without those whose pixels an earlier one has."""
+    first: dict[bytes, int] = {}
+    for row in rows:
+        first.setdefault(hashlib.blake2b(images[row].tobytes()).digest(), row)
+    return np.array(list(first.values()))
+
+
+def _without_copies(
+    name: str, images: np.ndarray, rows: dict[str, np.ndarray], drop: bool
+) -> dict[str, np.ndarray]:
+    """Reports the images that repeat another of their class, and drops them if asked to."""
+    distinct = {c: _first_of_copies(images, r) for c, r in rows.items()}
+    copies = Counter({c: len(r) - len(distinct[c]) for c, r in rows.items()})
+    if copies.total():
+        _log.warning(
+            "%s: %d of %d images repeat another of their class (most in %s); %s",
+            name,
+            copies.total(),
+            len(images),
+            ", ".join(f"{c}: {number}" for c, number in copies.most_common(3) if number),
+            "they are left out" if drop else "data.deduplicate='yes' leaves them out",
+        )
+    return distinct if drop else rows
 
 
 def _check_complete(name: str, rows: dict[str, np.ndarray], classes: int, each: int) -> None:
@@ -140,30 +199,36 @@ def _write_pools(
     folder: pathlib.Path,
 ) -> None:
     """Writes images.npy [classes, images, H, W, C], train first, then val, then test."""
-    images, names = _decode_all(source, layout, folder)
-    rows = _rows_by_class(names, data.min_images)
-    if not rows:
-        raise ValueError(f"no class has min_images={data.min_images} images; lower it")
+    images, labels = _decode_all(data.name, source, layout, folder / "decoded")
+    rows = _rows_by_class(labels)
     if source.complete is not None:
         _check_complete(data.name, rows, *source.complete)
+    rows = _without_copies(data.name, images, rows, _drops_copies(data, source))
+    largest = max(map(len, rows.values()))
+    rows = {name: r for name, r in rows.items() if len(r) >= data.min_images}
+    if not rows:
+        raise ValueError(
+            f"no class has min_images={data.min_images} images, the largest has {largest}; lower "
+            "data.min_images"
+        )
     split = split_names(tuple(rows))
     ordered = [rows[name] for part in split for name in part]
     counts = [len(r) for r in ordered]
     shape = (len(counts), max(counts), *images.shape[1:])
-    pooled = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, shape)
-    for i, r in enumerate(ordered):
-        pooled[i, : len(r)] = images[r]
-    pooled.flush()
-    (folder / "decoded.npy").unlink()
-    meta = {"split": split, "counts": counts, "crc32": crc32(pooled)}
-    (folder / "meta.json").write_text(json.dumps(meta))
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    with (folder / "images.npy").open("wb") as opened:
+        np.lib.format.write_array_header_1_0(opened, header)
+        for r in ordered:
+            opened.write(images[r].data)
+            opened.write(bytes((max(counts) - len(r)) * images[0].nbytes))
+    (folder / "decoded").unlink()
+    meta = {"split": split, "counts": counts}
+    (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
 
 
 def _read_pools(folder: pathlib.Path) -> Pools:
-    meta = json.loads((folder / "meta.json").read_text())
+    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     images = np.load(folder / "images.npy", mmap_mode="r")
-    if crc32(images) != meta["crc32"]:
-        raise ValueError("checksum differs")
     counts = np.array(meta["counts"], np.int32)
     split = Split(*map(tuple, meta["split"]))
     stops = np.cumsum([len(part) for part in split])

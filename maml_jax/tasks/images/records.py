@@ -24,6 +24,7 @@ class Source(NamedTuple):
     channels: int  # 1 or 3
     invert: bool = False  # what the setting invert="auto" stands for
     complete: tuple[int, int] | None = None  # classes and images of each, if known; checked
+    deduplicate: bool = False  # what the setting deduplicate="auto" stands for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,7 @@ class SourceRequest:
     data_dir: pathlib.Path  # folder of TFDS
     image_size: int  # wanted, in pixels; 0 is the data set's own
     seed: int  # of data that are generated
+    follow_links: bool = False  # that lead out of a folder of data
 
 
 OpenSource = Callable[[SourceRequest], Source]

@@ -5,20 +5,19 @@ of class folders; npz:PATH, arrays `images` and `labels`; glyphs, the characters
 need no download; and the data sets of `register_dataset`.
 """
 
+import logging
 import os
 import pathlib
-import zipfile
-import zlib
 from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
+from maml_jax.errors import first_line
 from maml_jax.registry import Registry
-from maml_jax.tasks.images import glyphs
-from maml_jax.tasks.images.cache import crc32
+from maml_jax.tasks.images import folders, glyphs
+from maml_jax.tasks.images.cache import crc32, expand_home
 from maml_jax.tasks.images.decoding import as_image
 from maml_jax.tasks.images.records import (
     DATA_DIR_VARIABLE,
@@ -29,7 +28,7 @@ from maml_jax.tasks.images.records import (
     list_files,
 )
 
-_BAD_ARCHIVE = (zipfile.BadZipFile, zlib.error)
+_log = logging.getLogger(__name__)
 
 
 class Dataset(NamedTuple):
@@ -42,7 +41,7 @@ class Dataset(NamedTuple):
 def find_data_dir(data_dir: str) -> pathlib.Path:
     """The argument if not empty, or else TFDS_DATA_DIR, or else TFDS's default."""
     folder = data_dir or os.environ.get(DATA_DIR_VARIABLE) or "~/tensorflow_datasets"
-    return pathlib.Path(folder).expanduser()
+    return pathlib.Path(os.path.expanduser(folder))  # ~ stays if there is no home folder
 
 
 def source_of_arrays(images: np.ndarray, labels: np.ndarray) -> Source:
@@ -75,41 +74,42 @@ def source_of_arrays(images: np.ndarray, labels: np.ndarray) -> Source:
 
 def _open_folder(request: SourceRequest) -> Source:
     name = f"folder:{request.argument}"
-    root = pathlib.Path(request.argument).expanduser()
+    root = expand_home(request.argument, "data.name")
     if not root.is_dir():
         raise ValueError(f"{name} is not a folder; give a folder of class folders")
-    readable = set(Image.registered_extensions())
-    files = sorted(
-        file
-        for folder in root.iterdir()
-        if folder.is_dir()
-        for file in folder.rglob("*")
-        if file.suffix.lower() in readable
-    )
+    try:
+        files, left_out = folders.list_images(root, follow_links=request.follow_links)
+        listing = list_files(files, root)
+    except OSError as error:
+        raise ValueError(f"{name} cannot be read ({error}); allow reading it") from error
+    summary = f"left out: {folders.describe(left_out)}" if left_out else "it is empty"
     if not files:
-        raise ValueError(f"{name} has no images in class folders (PATH/CLASS/IMAGE)")
+        raise ValueError(f"{name} has no images in class folders (PATH/CLASS/IMAGE); {summary}")
 
     def records() -> Iterator[Record]:
+        if left_out:
+            _log.warning("%s: %s", name, summary)
         for file in files:
             try:
-                image = as_image(file.read_bytes())
-                image.load()
-            except (UnidentifiedImageError, OSError) as error:
-                raise ValueError(f"{file} is not a readable image; repair or remove it") from error
-            yield file.relative_to(root).parts[0], image
+                content = file.read_bytes()
+            except (OSError, MemoryError) as error:
+                raise ValueError(f"{file} cannot be read ({first_line(error)})") from error
+            yield file.relative_to(root).parts[0], as_image(content, name=str(file))
 
-    return Source({"files": list_files(files, root)}, len(files), records, None, 3)
+    return Source({"files": listing}, len(files), records, None, 3, deduplicate=True)
 
 
 def _open_npz(request: SourceRequest) -> Source:
     name = f"npz:{request.argument}"
-    file = pathlib.Path(request.argument).expanduser()
+    file = expand_home(request.argument, "data.name")
     try:
+        if file.exists() and not file.is_file():
+            raise ValueError("it is no file")
         with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
             images, labels = arrays["images"], arrays["labels"]
-    except (OSError, EOFError, KeyError, TypeError, ValueError, *_BAD_ARCHIVE) as error:
+    except Exception as error:  # Damage may turn up anywhere in zip, zlib, numpy or its headers.
         raise ValueError(
-            f"{name} cannot be read ({error}); give an .npz with images and labels"
+            f"{name} cannot be read ({first_line(error)}); give an .npz with images and labels"
         ) from error
     try:
         return source_of_arrays(images, labels)
@@ -180,7 +180,9 @@ def register_dataset(name: str, open_source: OpenSource, argument: str = "") -> 
     DATASETS.register(name, Dataset(open_source, argument))
 
 
-def open_source(name: str, *, data_dir: pathlib.Path, image_size: int, seed: int) -> Source:
+def open_source(
+    name: str, *, data_dir: pathlib.Path, image_size: int, seed: int, follow_links: bool = False
+) -> Source:
     """Opens the data set called NAME or NAME:ARGUMENT.
 
     Raises:
@@ -191,4 +193,6 @@ def open_source(name: str, *, data_dir: pathlib.Path, image_size: int, seed: int
     if entry is None or bool(entry.argument) != bool(argument) or (colon and not argument):
         names = (f"{key}:{e.argument}" if e.argument else key for key, e in DATASETS.items())
         raise ValueError(f"data set {name!r} is unknown; choose from {', '.join(names)}")
-    return entry.open_source(SourceRequest(kind, argument, data_dir, image_size, seed))
+    return entry.open_source(
+        SourceRequest(kind, argument, data_dir, image_size, seed, follow_links)
+    )

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from maml_jax.errors import first_line
+
 SPLITS_DIR_VARIABLE = "MAML_JAX_SPLITS_DIR"
 FRACTIONS = (0.64, 0.16, 0.20)
 _FINN = (1100, 100, 423)
@@ -100,7 +102,7 @@ def find_splits_dir(splits_dir: str, data_dir: pathlib.Path) -> pathlib.Path:
     """
     variable = os.environ.get(SPLITS_DIR_VARIABLE)
     beside = data_dir.absolute().parent / "splits"
-    folder = pathlib.Path(splits_dir or variable or beside).expanduser()
+    folder = pathlib.Path(os.path.expanduser(splits_dir or variable or beside))
     if not folder.is_dir():
         raise ValueError(
             f"no folder of split files: splits_dir={splits_dir!r}, "
@@ -114,7 +116,7 @@ def _read(file: pathlib.Path) -> str:
         raise ValueError(
             f"the split file {file} is missing; set splits_dir to a folder that has it"
         )
-    return file.read_text()
+    return file.read_text(encoding="utf-8")
 
 
 def _listed(names: Sequence[str], wanted: Sequence[set[str]], label: Callable[[str], str]) -> Split:
@@ -205,7 +207,13 @@ def split_classes(
     if protocol in _FROM_FILES:
         if splits_dir is None:
             raise ValueError(f"the split {protocol!r} is read from files; give splits_dir")
-        return _FROM_FILES[protocol](names, splits_dir)
+        try:
+            return _FROM_FILES[protocol](names, splits_dir)
+        except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError) as error:
+            raise ValueError(
+                f"the files of the split {protocol!r} in {splits_dir} are damaged "
+                f"({first_line(error)}); download them again"
+            ) from error
     if protocol in _SEEDED:
         return _SEEDED[protocol](names, seed)
     return fraction_split(names, fractions, seed)

@@ -11,6 +11,8 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from maml_jax.errors import first_line
+from maml_jax.tasks.images.cache import expand_home
 from maml_jax.tasks.images.decoding import as_image
 from maml_jax.tasks.images.records import (
     DATA_DIR_VARIABLE,
@@ -25,6 +27,7 @@ _log = logging.getLogger(__name__)
 
 
 def _find_builder(name: str, data_dir: pathlib.Path) -> tfds.core.DatasetBuilder:
+    data_dir = expand_home(str(data_dir), f"data.dir or {DATA_DIR_VARIABLE}")
     try:
         builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
         if not builder.is_prepared():
@@ -49,8 +52,9 @@ def _prepare(builder: tfds.core.DatasetBuilder) -> None:
     except ImportError:
         raise
     except Exception as error:  # Downloads fail in as many ways as there are data sets.
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"TFDS set {builder.name!r} could not be prepared: {reason[0]}") from error
+        raise ValueError(
+            f"TFDS set {builder.name!r} could not be prepared: {first_line(error)}"
+        ) from error
 
 
 def _rows(

@@ -6,18 +6,18 @@ import numpy as np
 from PIL import Image
 
 
-def encoded(image, kind="PNG"):
+def encoded(image, kind="PNG", **options):
     buffer = io.BytesIO()
-    image.save(buffer, kind)
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
 def write_folder(root, classes=10, each=4, kinds=("png", "gif", "bmp")):
-    """Images of one gray level per class; class 0 has one image less."""
+    """Image i of class c has the gray level 20 c + i; class 0 has one image less."""
     for c in range(classes):
         (root / f"class{c:02}").mkdir(parents=True)
         for i in range(each - (c == 0)):
-            image = Image.new("L", (9, 12), 20 * c)
+            image = Image.new("L", (9, 12), 20 * c + i)
             image.save(root / f"class{c:02}" / f"{i}.{kinds[i % len(kinds)]}")
     (root / "class01" / "notes.txt").write_text("not an image")
 

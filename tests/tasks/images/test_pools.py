@@ -18,7 +18,7 @@ def test_small_classes_can_be_left_out(load, tmp_path):
 
 def test_folders_need_an_image_size(load, tmp_path):
     write_folder(tmp_path / "data")
-    with pytest.raises(ValueError, match="set image_size"):
+    with pytest.raises(ValueError, match=r"set data\.image_size"):
         load(f"folder:{tmp_path / 'data'}")
 
 

@@ -1,6 +1,9 @@
 """Image data sets by name: folders, arrays, glyphs, TFDS, and those of users."""
 
+import io
 import json
+import os
+import zipfile
 
 import numpy as np
 import pytest
@@ -22,7 +25,8 @@ def test_folder(load, tmp_path):
     assert [len(pool.counts) for pool in pools[:3]] == [6, 2, 2]
     assert pools.train.images.shape[1:] == (4, 6, 6, 1)
     assert pools.train.images.dtype == np.uint8
-    assert gray_levels(pools) == {f"class{c:02}": {20 * c} for c in range(10)}
+    levels = {f"class{c:02}": {20 * c + i for i in range(4 - (c == 0))} for c in range(10)}
+    assert gray_levels(pools) == levels
     counts = np.concatenate([pool.counts for pool in pools[:3]])
     assert sorted(counts) == [3] + [4] * 9
     assert load(f"folder:{tmp_path / 'data'}", image_size=6).train.images.shape[-1] == 3
@@ -46,16 +50,69 @@ def test_npz(load, tmp_path):
     assert inverted.train.images.shape[2:] == (7, 7, 1)
 
 
-@pytest.mark.parametrize("damage", ["empty", "truncated", "npy"])
-def test_a_file_that_is_no_npz_is_named(load, archive, tmp_path, damage):
+def claims(number):
+    """An .npz file whose header claims so many images."""
+    header, archive = io.BytesIO(), io.BytesIO()
+    shape = {"descr": "|u1", "fortran_order": False, "shape": (number, 100, 100)}
+    np.lib.format.write_array_header_1_0(header, shape)
+    with zipfile.ZipFile(archive, "w") as opened:
+        opened.writestr("images.npy", header.getvalue())
+        opened.writestr("labels.npy", header.getvalue())
+    return archive.getvalue()
+
+
+def saved(**arrays):
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+def unreadable():
+    array = io.BytesIO()
+    np.save(array, np.zeros(3))
+    valid = saved(images=np.zeros((2, 5, 5), np.uint8), labels=np.arange(2))
+    return {
+        "empty": b"",
+        "truncated": valid[:-30],
+        "npy": array.getvalue(),
+        "no labels": saved(images=np.zeros((2, 5, 5), np.uint8)),
+        "objects": saved(images=np.zeros((2, 5, 5), np.uint8), labels=np.array([{}, 1])),
+        "931 GiB": claims(10**8),
+        "2^63": claims(2**63),
+        "header": valid.replace(b"'descr'", b"'des(r'"),
+        "broken header": valid.replace(b"{'descr'", b"({[descr'"),
+    }
+
+
+@pytest.mark.parametrize("damage", unreadable())
+def test_a_file_that_is_no_npz_is_named(load, tmp_path, damage):
     file = tmp_path / "data.npz"
-    if damage == "npy":
-        np.save(tmp_path / "array.npy", np.zeros(3))
-        file = tmp_path / "array.npy"
-    else:
-        file.write_bytes(b"" if damage == "empty" else file.read_bytes()[:-30])
-    with pytest.raises(ValueError, match=rf"npz:{file} cannot be read"):
+    file.write_bytes(unreadable()[damage])
+    with pytest.raises(ValueError, match=rf"npz:{file} cannot be read") as error:
         load(f"npz:{file}")
+    assert "\n" not in str(error.value)
+
+
+def test_no_flipped_bit_of_an_npz_ends_in_a_traceback(load, archive, tmp_path):
+    """A zip file has checksums of its own, but not of its lists of names and offsets."""
+    file = tmp_path / "data.npz"
+    content, rng = file.read_bytes(), np.random.default_rng(0)
+    pools = load(archive)
+    for _ in range(100):
+        flipped = bytearray(content)
+        flipped[rng.integers(len(flipped))] ^= 1 << rng.integers(8)
+        file.write_bytes(flipped)
+        try:
+            again = load(archive)
+        except ValueError:
+            continue
+        np.testing.assert_array_equal(again.train.images, pools.train.images)
+
+
+def test_a_pipe_is_no_npz(load, tmp_path):
+    os.mkfifo(tmp_path / "pipe.npz")
+    with pytest.raises(ValueError, match="it is no file"):
+        load(f"npz:{tmp_path / 'pipe.npz'}")
 
 
 def test_arrays_of_a_wrong_type_are_refused(load, tmp_path):
@@ -204,6 +261,30 @@ def test_a_registered_data_set_may_decode_its_own_images(load, registered):
         c = int(name[-1])
         assert stored.shape == (1, 2, 2, 3)
         assert set(map(tuple, stored.reshape(-1, 3))) == {(255 - c, 255 - 2 * c, 255 - 3 * c)}
+
+
+@pytest.mark.parametrize("error", [OSError(13, "locked"), KeyError("label"), ValueError("odd")])
+def test_an_error_of_a_source_names_its_image(load, registered, error):
+    def records():
+        yield "class0", Image.new("L", (2, 2))
+        raise error
+
+    registered("broken", lambda request: Source({}, 2, records, None, 1))
+    with pytest.raises(ValueError, match=r"^broken, image 1: "):
+        load("broken", image_size=2)
+
+
+@pytest.mark.parametrize("image", [Image.new("F", (2, 2), np.nan), np.zeros((2, 2))])
+def test_an_image_that_cannot_be_processed_is_named(load, registered, image):
+    registered("odd", lambda request: Source({}, 1, lambda: [("class0", image)], None, 1))
+    with pytest.raises(ValueError, match=r"^odd, image 0: "):
+        load("odd", image_size=2)
+
+
+def test_a_source_without_images_is_named(load, registered):
+    registered("empty", lambda request: Source({}, 0, list, None, 1))
+    with pytest.raises(ValueError, match=r"^empty has no images$"):
+        load("empty", image_size=2)
 
 
 def test_changed_arrays_are_not_taken_from_the_cache(load, registered):
