@@ -88,6 +88,9 @@ def flatten(image: Image.Image) -> Image.Image:
         # Pillow may call 16 bits "I" in these formats; it has scaled the levels of PGM to them.
         mode = "I;16" if kind in ("PNG", "PPM") else image.mode
         return _scale(image, _RANGES.get(mode, (65535,)))
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, tuple) and max(transparent) > 255:
+        raise ValueError("its transparent colour has 16 bits, which Pillow compares with 8")
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")

@@ -4,8 +4,10 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
 import pathlib
 import re
+import shutil
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -138,6 +140,12 @@ def _decode_all(
     Files are written one image after another, not through a memory map: a full disk is an error
     then, where a map would end the process.
     """
+    shape = (source.length, layout.image_size, layout.image_size, layout.channels)
+    needed, free = math.prod(shape), shutil.disk_usage(file.parent).free
+    if needed > free:
+        raise OSError(
+            f"{shape[0]} images of {shape[1:]} need {needed:.1e} bytes; {free:.1e} are free"
+        )
     labels = []
     images = _processed(name, source, layout)
     with file.open("wb") as opened:
@@ -146,8 +154,9 @@ def _decode_all(
             labels.append(label)
     if not labels:
         raise ValueError(f"{name} has no images")
-    shape = (len(labels), layout.image_size, layout.image_size, layout.channels)
-    return np.memmap(file, np.uint8, "r", shape=shape), np.array(labels, np.str_)
+    return np.memmap(file, np.uint8, "r", shape=(len(labels), *shape[1:])), np.array(
+        labels, np.str_
+    )
 
 
 def _rows_by_class(labels: np.ndarray) -> dict[str, np.ndarray]:

@@ -56,7 +56,7 @@ def source_of_arrays(images: np.ndarray, labels: np.ndarray) -> Source:
     """
     grid = images[..., None] if images.ndim == 3 else images
     valid = grid.dtype in (np.uint8, np.bool_) and grid.ndim == 4 and grid.shape[3] in (1, 3)
-    if not valid or labels.shape != grid.shape[:1]:
+    if not valid or 0 in grid.shape[1:] or labels.shape != grid.shape[:1]:
         raise ValueError(
             f"images {images.dtype}{list(images.shape)} and labels {list(labels.shape)} must be "
             "uint8 [n, H, W, C] with C 1 or 3, and [n]"

@@ -3,6 +3,7 @@
 A prepared data set is read without TensorFlow; only preparing it needs TensorFlow.
 """
 
+import contextlib
 import importlib.util
 import logging
 import pathlib
@@ -29,7 +30,8 @@ _log = logging.getLogger(__name__)
 def _find_builder(name: str, data_dir: pathlib.Path) -> tfds.core.DatasetBuilder:
     data_dir = expand_home(str(data_dir), f"data.dir or {DATA_DIR_VARIABLE}")
     try:
-        builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+        with _named(name, data_dir, ImportError, tfds.core.DatasetNotFoundError):
+            builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
         if not builder.is_prepared():
             if importlib.util.find_spec("tensorflow") is None:
                 raise ImportError("tensorflow")
@@ -44,6 +46,20 @@ def _find_builder(name: str, data_dir: pathlib.Path) -> tfds.core.DatasetBuilder
     except tfds.core.DatasetNotFoundError as error:
         raise ValueError(f"TFDS knows no data set {name!r} and {data_dir} has none") from error
     return builder
+
+
+@contextlib.contextmanager
+def _named(name: str, data_dir: pathlib.Path, *known: type[Exception]) -> Iterator[None]:
+    """Names the data set in errors that its damaged files cause in TFDS."""
+    try:
+        yield
+    except known:
+        raise
+    except Exception as error:  # Damage turns up as errors of JSON, protobuf and lookups.
+        raise ValueError(
+            f"TFDS set {name!r} under {data_dir} cannot be read ({first_line(error)}); check the "
+            "name and the folder, or prepare it again"
+        ) from error
 
 
 def _prepare(builder: tfds.core.DatasetBuilder) -> None:
@@ -165,6 +181,8 @@ def open_source(request: SourceRequest) -> Source:
     """Opens a data set, which TFDS prepares first if it is not there.
 
     Raises:
-      ValueError: TFDS does not know it, it cannot be prepared, or it does not classify images.
+      ValueError: TFDS does not know it, it cannot be prepared or read, or it does not classify
+        images.
     """
-    return _OPEN[request.name](request)
+    with _named(request.argument or request.name, request.data_dir, ValueError):
+        return _OPEN[request.name](request)

@@ -188,6 +188,11 @@ def test_a_full_disk_is_one_error_and_leaves_nothing_behind(load, archive, tmp_p
     assert entries(tmp_path) == []
 
 
+def test_images_that_the_disk_cannot_hold_are_not_decoded(load, archive):
+    with pytest.raises(ValueError, match=r"30 images of \(1000000, 1000000, 1\) need 3\.0e\+13"):
+        load(archive, image_size=10**6)
+
+
 def test_a_full_disk_cannot_end_the_process(load, archive, monkeypatch):
     """Nothing is written through a memory map, where a full disk is a SIGBUS."""
     open_memmap = np.lib.format.open_memmap

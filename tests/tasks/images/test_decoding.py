@@ -174,6 +174,14 @@ def test_a_transparent_colour_is_drawn_onto_white(file):
     np.testing.assert_array_equal(pixels(as_image(file)), expected)
 
 
+def test_a_transparent_colour_of_sixteen_bits_is_refused():
+    """Pillow compares it with the upper bytes, and would draw these pixels as they are."""
+    image = Image.new("RGB", (1, 1))
+    image.info["transparency"] = (0x1234, 0, 0)
+    with pytest.raises(ValueError, match="transparent colour has 16 bits"):
+        flatten(image)
+
+
 # Modes and frames
 
 

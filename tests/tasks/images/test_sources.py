@@ -119,6 +119,8 @@ def test_arrays_of_a_wrong_type_are_refused(load, tmp_path):
     np.savez(tmp_path / "data.npz", images=np.zeros((2, 5, 5)), labels=np.zeros(2))
     with pytest.raises(ValueError, match=r"float64\[2, 5, 5\]"):
         load(f"npz:{tmp_path / 'data.npz'}")
+    with pytest.raises(ValueError, match=r"uint8\[2, 0, 5\]"):
+        source_of_arrays(np.zeros((2, 0, 5), np.uint8), np.zeros(2))
 
 
 def test_labels_must_fit_the_images():
@@ -190,6 +192,22 @@ def test_any_prepared_tfds_set(load, tmp_path, monkeypatch):
         assert {int(image[0, 0, 1]) % 5 for image in stored} == {names.index(name)}
     monkeypatch.setenv(DATA_DIR_VARIABLE, str(tmp_path / "tfds"))
     assert load("tfds:animals").classes == pools.classes
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b"[", b"\xff", b"removed"])
+@pytest.mark.parametrize(
+    "name",
+    ["dataset_info.json", "features.json", "animals-train.array_record-00000-of-00001"],
+)
+def test_damaged_tfds_sets_are_named(load, tmp_path, name, damage):
+    write_tfds(tmp_path / "tfds")
+    file = tmp_path / "tfds" / "animals" / "1.0.0" / name
+    file.unlink()
+    if damage != b"removed":
+        file.write_bytes(damage)
+    with pytest.raises(ValueError, match="animals") as error:
+        load("tfds:animals", dir=str(tmp_path / "tfds"))
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["tfds:no_such_set", "tfds:mnist", "omniglot"])

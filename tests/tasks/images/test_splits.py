@@ -127,6 +127,22 @@ def test_errors_name_the_value_and_the_fix(tmp_path, monkeypatch):
         splits.split_classes([*cifar_names(), "group/extra"], "cifar_fs", splits_dir=tmp_path)
 
 
+@pytest.mark.parametrize("damage", [b"", b"[", b"[1]", b'{"background": 3}', b"\xff"])
+@pytest.mark.parametrize(
+    ("protocol", "names", "file"),
+    [
+        ("vinyals", omniglot_names, "omniglot_val.json"),
+        ("fc100", cifar_names, "cifar100_fc100_train.json"),
+        ("cifar_fs", cifar_names, "cifar_fs_test.txt"),
+    ],
+)
+def test_damaged_split_files_are_named(protocol, names, file, damage, tmp_path):
+    write_split_files(tmp_path)
+    (tmp_path / file).write_bytes(damage)
+    with pytest.raises(ValueError, match=r"the files of the split .* are damaged|disagree"):
+        splits.split_classes(names(), protocol, splits_dir=tmp_path)
+
+
 def test_the_splits_dir_is_the_argument_then_the_variable_then_beside(tmp_path, monkeypatch):
     for name in ("splits", "argument", "variable"):
         (tmp_path / name).mkdir()
