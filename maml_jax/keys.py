@@ -3,8 +3,10 @@
 A run has one seed. Each of its streams has a key of its own. Task b of meta-step t is drawn with
 fold_in(fold_in(stream, t), b), where b is the global index of the task: the tasks do not depend on
 the number of devices, on chunks, on the dispatch length, or on where a run was resumed.
+Evaluation draws its tasks at a meta-step of its own, so that one key can be used for both.
 """
 
+import zlib
 from typing import NamedTuple
 
 import jax
@@ -13,6 +15,7 @@ import jax.numpy as jnp
 from maml_jax.types import Array
 
 STREAMS = {"init": 0, "train": 1, "validation": 2, "test": 3, "lengths": 4}
+EVALUATION = -1  # a meta-step that training never reaches
 _GATES = 2
 _OUTER_STEP = -1  # the index of no task
 
@@ -27,11 +30,30 @@ class ObjectiveKeys(NamedTuple):
 
 def stream_key(seed: int, stream: str) -> Array:
     """The key of a stream in `STREAMS`; the seed changes all of them."""
-    return jax.random.fold_in(jax.random.key(seed), STREAMS[stream])
+    return jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), STREAMS[stream])
+
+
+def check_key(key: Array) -> None:
+    """Checks that a key gives the same numbers in any batch of keys.
+
+    Raises:
+      TypeError: it is no key.
+      ValueError: numbers depend on the other keys of a batch, and so on chunks and devices.
+    """
+    try:
+        kind = jax.random.key_impl(key)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"key={key!r} is no key; give jax.random.key(seed)") from error
+    if kind in ("rbg", "unsafe_rbg"):
+        raise ValueError(
+            f"a key of the kind {kind!r} draws other tasks on other devices and in other chunks; "
+            "give jax.random.key(seed, impl='threefry2x32')"
+        )
 
 
 def task_keys(key: Array, step: Array, task_indices: Array) -> Array:
     """Keys [B] of the tasks with these global indices [B] at a meta-step []."""
+    check_key(key)
     step_key = jax.random.fold_in(key, step)
     return jax.vmap(jax.random.fold_in, (None, 0))(step_key, task_indices)
 
@@ -66,3 +88,8 @@ def inner_step_key(key: Array, k: Array) -> Array:
 def group_key(key: Array, index: int) -> Array:
     """The key of one group of parameters that share a learned value."""
     return jax.random.fold_in(key, index)
+
+
+def named_key(key: Array, name: str) -> Array:
+    """The key of what has this name, whatever its place among others."""
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))

@@ -12,10 +12,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from maml_jax import keys
-from maml_jax.errors import UsageError
+from maml_jax.checks import check_count, check_meta_params, describe
+from maml_jax.errors import UsageError, first_line
 from maml_jax.meta.batching import largest_divisor, map_tasks
 from maml_jax.meta.evaluate import Estimate, make_task_evaluation, summarise
-from maml_jax.meta.train_step import strong_array
+from maml_jax.meta.train_step import COUNTS, strong_array
 from maml_jax.types import (
     AdaptFn,
     Array,
@@ -30,7 +31,6 @@ from maml_jax.types import (
 )
 
 AXIS = "devices"
-COUNTS = ("nonfinite_tasks", "skipped_updates")  # metrics that are summed over meta-steps
 
 
 class EvaluationFn(Protocol):
@@ -41,15 +41,49 @@ class EvaluationFn(Protocol):
     ) -> tuple[dict[str, Estimate], int]: ...
 
 
+def available_devices() -> list[jax.Device]:
+    """All devices.
+
+    Raises:
+      UsageError: there is none of the kind that JAX_PLATFORMS asks for.
+    """
+    try:
+        return list(jax.devices())
+    except (AssertionError, RuntimeError) as error:  # JAX only asserts that it has found a device
+        raise UsageError(
+            f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')} names no device that JAX can use "
+            f"here ({first_line(error)}); use cpu, or install JAX for this device"
+        ) from error
+
+
 def _device_list(devices: Sequence[jax.Device] | None) -> list[jax.Device]:
-    return list(jax.devices() if devices is None else devices)
+    chosen = available_devices() if devices is None else list(devices)
+    if not chosen:
+        raise UsageError("devices is empty; give at least one, or None for all")
+    return chosen
+
+
+def _check_alive(name: str, tree: PyTree) -> None:
+    """Checks that no train loop has reused the memory of a tree."""
+    for leaf in jax.tree.leaves(tree):
+        traced = isinstance(leaf, jax.core.Tracer)
+        if isinstance(leaf, jax.Array) and not traced and leaf.is_deleted():
+            raise UsageError(
+                f"{name} was given to a train loop, which reuses its memory; use the state that "
+                "the loop returned, or give the loop a copy: jax.tree.map(jnp.copy, state)"
+            )
 
 
 def use_cpu_devices(number: int) -> None:
-    """Splits the CPU into devices, unless a computation has run or XLA_FLAGS set their number."""
+    """Splits the CPU into devices, unless a computation has run or XLA_FLAGS set their number.
+
+    Raises:
+      UsageError: JAX_PLATFORMS asks for a kind of device that is not there.
+    """
     if "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         with contextlib.suppress(RuntimeError):
             cast(Any, jax.config).update("jax_num_cpu_devices", number)
+    available_devices()
 
 
 def cores_that_divide(tasks: int) -> int:
@@ -74,12 +108,13 @@ def make_train_loop(
       loop(state, n, episodes=None) -> (state, metrics). Episodes [n, B, ...] come from the host, or
       the sampler draws them. Metrics are means over the n steps without those that are NaN, except
       for counts, which are sums. Results do not depend on D or on how steps are grouped into
-      dispatches. The state that is passed in is donated.
+      dispatches. The state that is passed in is donated: it cannot be used again.
 
     Raises:
-      UsageError: B is not a multiple of D.
+      UsageError: B is not a multiple of D, or not positive.
     """
     devices = _device_list(devices)
+    meta_batch_size = check_count("meta_batch_size", meta_batch_size)
     if meta_batch_size % len(devices):
         raise UsageError(
             f"meta_batch_size={meta_batch_size} does not divide over {len(devices)} devices; "
@@ -116,9 +151,22 @@ def make_train_loop(
     def split(leaf: np.ndarray) -> np.ndarray:  # [n, B, ...] -> [D, n, B / D, ...]
         return np.moveaxis(leaf.reshape(len(leaf), *task_indices.shape, *leaf.shape[2:]), 1, 0)
 
+    def check(state: TrainState, num_steps: int, episodes: PyTree) -> None:
+        if not isinstance(state, TrainState):
+            raise TypeError(f"state is {describe(state)}; use state, metrics = train(state, n)")
+        _check_alive("state", state)
+        for leaf in jax.tree.leaves(episodes):
+            if np.shape(leaf)[:2] != (num_steps, meta_batch_size):
+                raise UsageError(
+                    f"episodes have an array of shape {np.shape(leaf)}; its first axes must be "
+                    f"[num_steps, meta_batch_size] = [{num_steps}, {meta_batch_size}]"
+                )
+
     def loop(
         state: TrainState, num_steps: int, episodes: PyTree = None
     ) -> tuple[TrainState, Metrics]:
+        num_steps = check_count("num_steps", num_steps)
+        check(state, num_steps, episodes)
         state = jax.device_put(state, replicated)
         result: tuple[TrainState, Metrics] = dispatch(
             state, task_indices, jax.tree.map(split, episodes), num_steps
@@ -135,6 +183,7 @@ def make_evaluation(
     *,
     num_episodes: int = 600,
     chunk: int = 100,
+    step: int = keys.EVALUATION,
     devices: Sequence[jax.Device] | None = None,
 ) -> EvaluationFn:
     """Makes an evaluation that measures the query loss (and its aux) after every inner step.
@@ -143,9 +192,12 @@ def make_evaluation(
       adapt: an `InnerLoop`; its number of steps may differ from that of training.
       query_loss: (params, query, key) -> (loss [], aux); entries of a dict aux are measured too.
       sample_episode: key -> (support, query). Episode i is drawn from (key, i), so that the same
-        key gives the same episodes for any devices and chunks.
+        key gives the same episodes for any devices and chunks. They are no training episodes,
+        even if the training has the same key.
       num_episodes: number of episodes.
       chunk: number of episodes that a device adapts to at once, which bounds memory.
+      step: the meta-step at which episodes are drawn. By default, training never reaches it. Use
+        another one only with a key of its own.
       devices: the devices; None uses all available ones.
 
     Returns:
@@ -153,10 +205,10 @@ def make_evaluation(
       which are left out). It compiles once.
 
     Raises:
-      UsageError: num_episodes is below 1.
+      ValueError: num_episodes or chunk is below 1.
     """
-    if num_episodes < 1:
-        raise UsageError(f"num_episodes={num_episodes}: use 1 or more")
+    num_episodes = check_count("num_episodes", num_episodes)
+    chunk = check_count("chunk", chunk)
     devices = _device_list(devices)
     evaluate_task = make_task_evaluation(adapt, query_loss, sample_episode)
     share = -(-num_episodes // len(devices))
@@ -164,12 +216,15 @@ def make_evaluation(
     indices = jnp.arange(share * len(devices)).reshape(len(devices), share)
 
     def run(meta_params: MetaParams, key: Array, indices: Array) -> Metrics:
-        task_keys = keys.task_keys(key, jnp.zeros((), jnp.int32), indices)
+        task_keys = keys.task_keys(key, jnp.int32(step), indices)
         return map_tasks(partial(evaluate_task, meta_params), task_keys, chunk=min(chunk, share))
 
     mapped = jax.pmap(run, AXIS, in_axes=(None, None, 0), devices=devices)
 
     def evaluation(meta_params: MetaParams, key: Array) -> tuple[dict[str, Estimate], int]:
+        check_meta_params(meta_params)
+        keys.check_key(key)
+        _check_alive("meta_params", meta_params)
         per_episode = mapped(jax.tree.map(strong_array, meta_params), key, indices)
         return summarise(
             {name: v.reshape(-1, *v.shape[2:])[:num_episodes] for name, v in per_episode.items()}

@@ -36,7 +36,7 @@ class MetaParams(NamedTuple):
 
     init: Params  # θ, the initialization: leaves [*p]
     lengths: PyTree = ()  # what the gates are computed from
-    step_sizes: PyTree = 1.0  # what the step sizes α are computed from
+    step_sizes: PyTree = ()  # what the step sizes α are computed from
     optimizer: PyTree = ()  # hyper-parameters of the inner optimizer
 
 
@@ -65,9 +65,9 @@ class TrainState(NamedTuple):
 class LossFn(Protocol):
     """The loss of one task, support or query.
 
-    It returns (loss [], aux). A dict aux is reported as metrics. The data may be any pytree, and
-    the loss may generate its own data from the parameters and the key, as reinforcement learning
-    does.
+    It returns (loss [], aux). A dict aux is reported as metrics: it may be nested, and its leaves
+    are numbers or arrays. The data may be any pytree, and the loss may generate its own data from
+    the parameters and the key, as reinforcement learning does.
     """
 
     def __call__(self, params: Params, data: PyTree, key: Array, /) -> tuple[Array, PyTree]: ...

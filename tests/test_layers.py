@@ -8,7 +8,7 @@ from graphlib import TopologicalSorter
 ROOT = pathlib.Path(__file__).parents[1]
 # Each layer imports from itself and from those before it.
 LAYERS = (
-    ("types", "errors", "keys", "registry", "settings", "params"),
+    ("types", "errors", "keys", "registry", "settings", "params", "checks"),
     ("lengths", "models", "tasks"),
     ("inner",),
     ("meta",),

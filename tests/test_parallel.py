@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from maml_jax import InnerLoop, MetaParams, evaluate, init_state, make_train_loop, sgd
-from maml_jax.keys import task_keys
+from maml_jax.keys import EVALUATION, task_keys
 from tests.inner.problems import assert_bits_equal, assert_close
 from tests.inner.problems import float64 as float64
 from tests.meta.problems import (
@@ -121,7 +121,7 @@ def estimate(devices, chunk, num_steps=2, seed=0):
 def python_loop(num_steps, seed=0):
     """Query losses and distances [episodes, K+1], by loops over episodes and inner steps."""
     meta, losses, distances = fresh_meta_params(), [], []
-    keys = task_keys(jax.random.key(seed), jnp.asarray(0), jnp.arange(EPISODES))
+    keys = task_keys(jax.random.key(seed), jnp.int32(EVALUATION), jnp.arange(EPISODES))
     gradient = jax.jit(jax.grad(lambda p, point: bowl(p, point, None)[0]))
     for key in keys:
         support, query = wave_pair(jax.random.split(key)[0])
@@ -165,7 +165,7 @@ def test_the_same_key_draws_the_same_episodes():
 
 
 def test_diverged_episodes_are_counted_and_left_out():
-    keys = task_keys(jax.random.key(0), jnp.asarray(0), jnp.arange(EPISODES))
+    keys = task_keys(jax.random.key(0), jnp.int32(EVALUATION), jnp.arange(EPISODES))
     bad = jax.random.key_data(jax.vmap(jax.random.split)(keys)[3, 0])
 
     def sample(key):
@@ -180,3 +180,16 @@ def test_diverged_episodes_are_counted_and_left_out():
     assert dropped == 1
     kept = np.delete(python_loop(2)["loss"], 3, axis=0)
     np.testing.assert_allclose(estimates["loss"].mean, kept.mean(axis=0), rtol=1e-9)
+
+
+def test_one_key_trains_and_evaluates_on_different_tasks():
+    def with_position(params, point, key):
+        return bowl(params, point, key)[0], {"position": point}
+
+    seed, devices = 0, jax.devices()[:1]
+    ((_, metrics),) = run(make_step(loss_fn=with_position), devices=1, seed=seed)
+    estimates, _ = evaluate(
+        InnerLoop(with_position, num_steps=0), with_position, sample_point, fresh_meta_params(),
+        jax.random.key(seed), num_episodes=TASKS, devices=devices,
+    )  # fmt: skip
+    assert np.all(metrics["position"] != estimates["position"].mean[0])

@@ -6,7 +6,7 @@ from typing import TypeVar, TypeVarTuple
 import jax
 import jax.numpy as jnp
 
-from maml_jax.types import PyTree
+from maml_jax.types import Array, PyTree
 
 T = TypeVar("T")
 PerTask = TypeVarTuple("PerTask")
@@ -28,11 +28,16 @@ def map_tasks(fn: Callable[[*PerTask], T], *per_task: *PerTask, chunk: int | Non
 def sum_over_tasks(fn: Callable[[*PerTask], T], *per_task: *PerTask, chunk: int | None = None) -> T:
     """Sums fn over tasks. With chunks, sums are accumulated and per-task values are not stored.
 
-    A chunk size that does not divide the number of tasks is reduced to the next one that does.
+    A chunk size that does not divide the number of tasks is reduced to the next one that does. Sums
+    of floats that are narrower than float32 are float32.
     """
 
+    def sum_of(leaf: Array) -> Array:
+        is_float = jnp.issubdtype(leaf.dtype, jnp.floating)
+        return leaf.sum(0, dtype=jnp.promote_types(leaf.dtype, jnp.float32) if is_float else None)
+
     def chunk_sum(args: tuple[*PerTask]) -> T:
-        total: T = jax.tree.map(lambda leaf: leaf.sum(0), jax.vmap(fn)(*args))
+        total: T = jax.tree.map(sum_of, jax.vmap(fn)(*args))
         return total
 
     number = jax.tree.leaves(per_task)[0].shape[0]

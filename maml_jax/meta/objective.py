@@ -1,13 +1,16 @@
 """The meta-objective of one task, which meta-training minimizes."""
 
 import dataclasses
+from collections.abc import Collection, Mapping
 
 import jax
 import jax.numpy as jnp
 
 from maml_jax import keys
+from maml_jax.checks import check_meta_params, loss_and_aux, support_and_query
 from maml_jax.inner.adapt import InnerLoop
 from maml_jax.lengths.cost import LearnedLengths
+from maml_jax.params import with_paths
 from maml_jax.types import Array, LossFn, MetaParams, Metrics, Params, PyTree, StepWeightsFn
 
 
@@ -41,9 +44,28 @@ def multi_step_weights(num_steps: int, anneal_steps: int) -> StepWeightsFn:
     return weights
 
 
-def as_metrics(aux: PyTree) -> Metrics:
-    """The aux of a loss if it is a dict; no metrics otherwise."""
-    return aux if isinstance(aux, dict) else {}
+# Metrics that the library reports itself.
+OWN_METRICS = ("loss", "query_loss", "support_loss", "nonfinite_tasks", "skipped_updates")
+
+
+def as_metrics(aux: PyTree, own: Collection[str] = OWN_METRICS) -> Metrics:
+    """The metrics in the aux of a loss: path -> floats if it is a dict, which may be nested.
+
+    Raises:
+      ValueError: an entry has the name of one of the `own` metrics.
+    """
+    metrics = with_paths(aux) if isinstance(aux, Mapping) else {}
+    for name in own:
+        if name in metrics:
+            raise ValueError(
+                f"the aux of the query loss has an entry {name!r}, which is the name of a metric "
+                "of maml_jax; use another name"
+            )
+    arrays = {name: jnp.asarray(value) for name, value in metrics.items()}
+    return {
+        name: value.astype(jnp.promote_types(value.dtype, jnp.float32))
+        for name, value in arrays.items()
+    }
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,13 +93,21 @@ class Objective:
     def __call__(
         self, meta_params: MetaParams, episode: PyTree, key: Array, step: Array, extras: PyTree
     ) -> tuple[Array, tuple[Metrics, PyTree]]:
-        """The loss of one task at a meta-step."""
-        support, query = episode
+        """The loss of one task at a meta-step.
+
+        Raises:
+          TypeError: an argument or the result of the loss is of another type.
+          ValueError: the loss is no scalar, a metric has a reserved name, or the number of step
+            weights is not that of the inner steps.
+        """
+        check_meta_params(meta_params)
+        support, query = support_and_query(episode)
         of_task = keys.split_objective_key(key)
 
         def query_loss(params: Params, k: Array) -> tuple[Array, PyTree]:
             del k
-            return self.query_loss(params, query, of_task.query)
+            result = self.query_loss(params, query, of_task.query)
+            return loss_and_aux(result, "query_loss")
 
         inner_loop = self.inner_loop
         if self.lengths is not None:
@@ -90,13 +120,23 @@ class Objective:
         else:
             adaptation = inner_loop(meta_params, support, of_task.adapt, monitor=query_loss)
             losses, all_aux = adaptation.monitored
-            loss = jnp.sum(self.step_weights(step) * losses[1:])
+            loss = jnp.sum(self._weights(step) * losses[1:])
             final_loss, aux = losses[-1], jax.tree.map(lambda leaf: leaf[-1], all_aux)
         metrics = {"query_loss": final_loss, **as_metrics(aux)}
         if adaptation.losses.size:
             metrics["support_loss"] = adaptation.losses[0]
         if self.lengths is not None:
             penalty, cost, extras = self.lengths.penalty(meta_params, step, extras)
-            metrics |= {"cost": cost, **as_metrics(extras)}
+            metrics |= as_metrics({"cost": cost, **as_metrics(extras)}, metrics)
             loss = loss + penalty
         return loss, (metrics, extras)
+
+    def _weights(self, step: Array) -> Array:
+        assert self.step_weights is not None
+        weights, num_steps = self.step_weights(step), self.inner_loop.num_steps
+        if jnp.shape(weights) not in ((), (num_steps,)):
+            raise ValueError(
+                f"step_weights returns weights of shape {jnp.shape(weights)}; return one for each "
+                f"of the {num_steps} inner steps, as multi_step_weights({num_steps}, ...)"
+            )
+        return weights

@@ -5,7 +5,7 @@ without gradients, always on the same tasks. One optax update (the default), a l
 conjugate gradients of TRPO all have this form.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple, Protocol
 
 import jax
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from maml_jax.checks import describe
 from maml_jax.types import Array, MetaParams, PyTree
 
 
@@ -65,6 +66,42 @@ class OuterStep(NamedTuple):
     step: OuterStepFn
 
 
+def check_outer(outer: object) -> None:
+    """Checks that an outer step is no optax optimizer.
+
+    Raises:
+      TypeError: it is one.
+    """
+    if isinstance(outer, optax.GradientTransformation):
+        raise TypeError(
+            'outer is an optax optimizer; give optax_outer(outer_chain({"init": optimizer})), '
+            "which names what is learned"
+        )
+
+
+def check_fields(name: str, fields: Collection[str]) -> None:
+    """Checks names of fields of MetaParams.
+
+    Raises:
+      ValueError: a field is unknown.
+    """
+    if unknown := set(fields) - set(MetaParams._fields):
+        raise ValueError(
+            f"{name} has unknown fields {sorted(unknown)}; MetaParams has "
+            f"{', '.join(MetaParams._fields)}"
+        )
+
+
+def check_norm(name: str, norm: float | None) -> None:
+    """Checks a bound of gradients.
+
+    Raises:
+      ValueError: it is not positive.
+    """
+    if norm is not None and not norm > 0:
+        raise ValueError(f"{name}={norm} is not allowed; use a positive number, or None")
+
+
 def optax_outer(optimizer: optax.GradientTransformation) -> OuterStep:
     """One optax update per meta-step, which is skipped if its gradient is not finite.
 
@@ -110,18 +147,28 @@ def outer_chain(
         moment for 1/(1 − b2) meta-steps; a gradient of bounded norm hardly affects it.
 
     Raises:
-      ValueError: a key of `learned` is not a field of MetaParams.
+      TypeError: `learned` is no mapping to optax optimizers.
+      ValueError: a key of `learned` is not a field of MetaParams, or a norm is not positive.
 
     Example:
       >>> import optax
       >>> from maml_jax import optax_outer, outer_chain
       >>> outer = optax_outer(outer_chain({"init": optax.adam(1e-3)}, clip=10.0))
     """
-    unknown = set(learned) - set(MetaParams._fields)
-    if unknown:
-        raise ValueError(
-            f"unknown fields {sorted(unknown)}; MetaParams has {', '.join(MetaParams._fields)}"
+    if not isinstance(learned, Mapping):
+        raise TypeError(
+            f"learned is {describe(learned)}; give a dict from fields of MetaParams to optimizers, "
+            'as {"init": optax.adam(1e-3)}'
         )
+    check_fields("learned", learned)
+    for field, optimizer in learned.items():
+        if not isinstance(optimizer, optax.GradientTransformation):
+            raise TypeError(
+                f"learned[{field!r}] is {describe(optimizer)}; give an optax optimizer, as "
+                "optax.adam(1e-3)"
+            )
+    check_norm("clip", clip)
+    check_norm("clip_norm", clip_norm)
     labels = MetaParams(*(f if f in learned else "constant" for f in MetaParams._fields))
     transforms = {**learned, "constant": optax.set_to_zero()}
 

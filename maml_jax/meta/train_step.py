@@ -2,8 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Collection
-from functools import partial
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +10,18 @@ import optax
 from jax.typing import ArrayLike
 
 from maml_jax import keys
+from maml_jax.checks import check_count, check_meta_params
 from maml_jax.meta.batching import sum_over_tasks
-from maml_jax.meta.outer import MetaObjective, OuterStep
+from maml_jax.meta.objective import as_metrics
+from maml_jax.meta.outer import (
+    MetaObjective,
+    OuterStep,
+    check_fields,
+    check_norm,
+    check_outer,
+)
+from maml_jax.meta.sampling import check_sampler
+from maml_jax.params import merge_params, split_floats
 from maml_jax.types import (
     AllReduceFn,
     Array,
@@ -24,7 +33,8 @@ from maml_jax.types import (
     TrainState,
 )
 
-T = TypeVar("T")
+FINITE_SHARE = "finite_share/"  # first part of the names of metrics: share of tasks that count
+COUNTS = ("nonfinite_tasks", "skipped_updates")  # metrics that are summed over meta-steps
 
 
 class PrepareFn(Protocol):
@@ -41,13 +51,22 @@ def strong_array(leaf: ArrayLike) -> Array:
 def init_state(
     meta_params: MetaParams, outer: OuterStep, key: Array, extras: PyTree = ()
 ) -> TrainState:
-    """The state before the first meta-step, with arrays of its own, which a train loop donates."""
+    """The state before the first meta-step, with arrays of its own, which a train loop donates.
+
+    Raises:
+      TypeError: an argument is of another type.
+      ValueError: the key cannot be used; see `maml_jax.keys.check_key`.
+    """
+    check_meta_params(meta_params)
+    check_outer(outer)
+    keys.check_key(key)
     zero = jnp.zeros((), jnp.int32)
     step_sizes = jax.tree.map(
         lambda size: size * 1.0, meta_params.step_sizes
     )  # 1 would be an integer
     meta_params = meta_params._replace(step_sizes=step_sizes)
-    state = TrainState(zero, meta_params, outer.init(meta_params), key, zero, extras)
+    outer_state = outer.init(split_floats(meta_params)[0])
+    state = TrainState(zero, meta_params, outer_state, key, zero, extras)
     own: TrainState = jax.tree.map(strong_array, state)
     return own
 
@@ -86,6 +105,15 @@ class _Batch(NamedTuple):
     all_reduce: AllReduceFn
 
 
+class _TaskResult(NamedTuple):
+    """The result of one task, or the mean over tasks."""
+
+    loss: Array  # []
+    extras: PyTree
+    grads: PyTree  # like MetaParams; () if only the value is wanted
+    metrics: Metrics  # they do not decide whether a task is left out
+
+
 def same_episode(episode: PyTree) -> PyTree:
     """Leaves an episode as it is."""
     return episode
@@ -115,6 +143,13 @@ class TrainStep:
         so that a diverged task counts no more than the others.
       learned: fields of MetaParams that `outer` learns. The gradients of the others are 0: they do
         not count in a norm, and they cannot cause a task to be left out as not finite.
+
+    A task is left out if its loss, its gradient or its extras are not finite. A metric is averaged
+    over the other tasks in which it is finite, and "finite_share/NAME" is their share.
+
+    Raises:
+      TypeError: `outer` is an optax optimizer.
+      ValueError: `tasks_per_chunk`, `task_clip_norm` or `learned` is not allowed.
     """
 
     sample_episode: EpisodeSampler | None
@@ -126,6 +161,14 @@ class TrainStep:
     task_clip_norm: float | None = None
     learned: Collection[str] = MetaParams._fields
 
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        check_outer(self.outer)
+        if self.tasks_per_chunk is not None:
+            check_count("tasks_per_chunk", self.tasks_per_chunk)
+        check_norm("task_clip_norm", self.task_clip_norm)
+        check_fields("learned", self.learned)
+
     def __call__(
         self,
         state: TrainState,
@@ -134,14 +177,17 @@ class TrainStep:
         episodes: PyTree = None,
     ) -> tuple[TrainState, Metrics]:
         """Runs one meta-step."""
+        if episodes is None and self.sample_episode is not None:
+            check_sampler(self.sample_episode, state.key)
         batch = self._batch_objective(_Batch(state, task_indices, episodes, all_reduce))
         outer_key = keys.outer_step_key(state.key, state.step)
-        result = self.outer.step(batch, state.meta_params, state.outer_state, outer_key)
+        floats, others = split_floats(
+            state.meta_params
+        )  # counters, masks and keys stay as they are
+        result = self.outer.step(batch, floats, state.outer_state, outer_key)
         metrics, extras = result.aux
-        old = (state.meta_params, state.outer_state, state.extras)
-        finite = _finite_or_unchanged(
-            (result.meta_params, extras), (state.meta_params, state.extras)
-        )
+        old = (floats, state.outer_state, state.extras)
+        finite = _finite_or_unchanged((result.meta_params, extras), (floats, state.extras))
         # The update or the new parameters can overflow even if the gradient is finite.
         meta_params, outer_state, extras = optax.tree.where(
             finite, (result.meta_params, result.outer_state, extras), old
@@ -150,7 +196,7 @@ class TrainStep:
         metrics = {**metrics, "skipped_updates": skipped}
         return TrainState(
             step=state.step + 1,
-            meta_params=meta_params,
+            meta_params=merge_params(meta_params, others),
             outer_state=outer_state,
             key=state.key,
             skipped=state.skipped + skipped,
@@ -161,7 +207,8 @@ class TrainStep:
         self, meta_params: MetaParams, state: TrainState, key: Array, raw: PyTree
     ) -> tuple[Array, PyTree]:
         """The objective of one task, on the episode `raw` or on one that it draws."""
-        meta_params = _hold_constant(meta_params, self.learned)
+        others = split_floats(state.meta_params)[1]
+        meta_params = merge_params(_hold_constant(meta_params, self.learned), others)
         episode_key, objective_key = keys.split_task_key(key)
         if raw is not None:
             episode = self.prepare(raw)
@@ -169,44 +216,55 @@ class TrainStep:
             episode = self.sample_episode(episode_key)
         else:
             raise ValueError("neither sample_episode nor episodes are given")
-        return self.objective(meta_params, episode, objective_key, state.step, state.extras)
+        loss, (metrics, extras) = self.objective(
+            meta_params, episode, objective_key, state.step, state.extras
+        )
+        return loss, (as_metrics(metrics, ("loss", *COUNTS)), extras)
 
     def _batch_objective(self, batch: _Batch) -> MetaObjective:
-        """The mean over the tasks whose value and gradient are finite."""
+        """The mean over the tasks that are finite."""
         task_keys = keys.task_keys(batch.state.key, batch.state.step, batch.task_indices)
 
-        def mean_over_finite(per_task: Callable[[Array, PyTree], T]) -> tuple[T, Array]:
-            def guarded(key: Array, raw: PyTree) -> tuple[T, Array, Array]:
-                result = per_task(key, raw)
-                finite = all_finite(result)
-                zeros = jax.tree.map(jnp.zeros_like, result)
-                result = optax.tree.where(finite, result, zeros)
-                return result, finite.astype(jnp.float32), jnp.float32(1)
+        def mean_over_finite(of_task: Callable[[Array, PyTree], _TaskResult]) -> _TaskResult:
+            def guarded(key: Array, raw: PyTree) -> tuple[_TaskResult, PyTree, Array]:
+                result = of_task(key, raw)
+                finite = all_finite(result._replace(metrics={}))
+                counted = {name: finite & jnp.isfinite(of) for name, of in result.metrics.items()}
+                masks = jax.tree.map(lambda _: finite, result)._replace(metrics=counted)
+                kept = jax.tree.map(
+                    lambda mask, leaf: jnp.where(mask, leaf, jnp.zeros_like(leaf)), masks, result
+                )
+                return kept, optax.tree.cast((finite, counted), jnp.float32), jnp.float32(1)
 
-            total, number_finite, number = batch.all_reduce(
+            total, (number_finite, counts), number = batch.all_reduce(
                 sum_over_tasks(guarded, task_keys, batch.episodes, chunk=self.tasks_per_chunk)
             )
             # If no task is finite, 0/0 = NaN makes the outer step skip its update.
-            mean: T = jax.tree.map(lambda leaf: leaf / number_finite.astype(leaf.dtype), total)
-            return mean, number - number_finite
-
-        def with_metrics(loss: Array, aux: PyTree, dropped: Array) -> tuple[Array, PyTree]:
-            metrics, extras = aux
-            return loss, ({**metrics, "loss": loss, "nonfinite_tasks": dropped}, extras)
+            mean = jax.tree.map(lambda leaf: leaf / number_finite.astype(leaf.dtype), total)
+            metrics: Metrics = {"loss": mean.loss, "nonfinite_tasks": number - number_finite}
+            for name, count in counts.items():
+                metrics[name] = total.metrics[name] / count.astype(total.metrics[name].dtype)
+                metrics[FINITE_SHARE + name] = jnp.mean(count) / number_finite
+            extras = optax.tree.cast_like(mean.extras, batch.state.extras)
+            return _TaskResult(mean.loss, extras, mean.grads, metrics)
 
         def value(meta_params: MetaParams) -> tuple[Array, PyTree]:
-            of_task = partial(self._of_task, meta_params, batch.state)
-            (loss, aux), dropped = mean_over_finite(of_task)
-            return with_metrics(loss, aux, dropped)
+            def of_task(key: Array, raw: PyTree) -> _TaskResult:
+                loss, (metrics, extras) = self._of_task(meta_params, batch.state, key, raw)
+                return _TaskResult(loss, extras, (), metrics)
+
+            mean = mean_over_finite(of_task)
+            return mean.loss, (mean.metrics, mean.extras)
 
         def value_and_grad(meta_params: MetaParams) -> tuple[tuple[Array, PyTree], MetaParams]:
             gradient = jax.value_and_grad(self._of_task, has_aux=True)
 
-            def clipped(key: Array, raw: PyTree) -> tuple[tuple[Array, PyTree], MetaParams]:
-                result, grads = gradient(meta_params, batch.state, key, raw)
-                return result, _clip(grads, self.task_clip_norm)
+            def of_task(key: Array, raw: PyTree) -> _TaskResult:
+                (loss, (metrics, extras)), grads = gradient(meta_params, batch.state, key, raw)
+                return _TaskResult(loss, extras, _clip(grads, self.task_clip_norm), metrics)
 
-            ((loss, aux), grads), dropped = mean_over_finite(clipped)
-            return with_metrics(loss, aux, dropped), grads
+            mean = mean_over_finite(of_task)
+            grads = optax.tree.cast_like(mean.grads, meta_params)
+            return (mean.loss, (mean.metrics, mean.extras)), grads
 
         return MetaObjective(value, value_and_grad)

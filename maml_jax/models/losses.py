@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import cast
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -33,7 +34,8 @@ def classification_loss(model: nn.Module) -> LossFn:
 
     Returns:
       loss_fn(params, examples, key) -> (loss [], {"accuracy": []}); examples.targets are class
-      indices [S], and the key is not used.
+      indices [S], and the key is not used. It raises a ValueError if they are known while tracing
+      to be beyond the N outputs, as those of `maml_jax.tasks.episodes.make_sampler` are.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -51,11 +53,21 @@ def classification_loss(model: nn.Module) -> LossFn:
     def loss_fn(params: Params, examples: Examples, key: Array) -> tuple[Array, Metrics]:
         del key
         logits, targets = logits_fn(params, examples), examples.targets
+        _check_targets(targets, logits.shape[-1])
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
         correct = jnp.argmax(logits, axis=-1) == targets
         return jnp.mean(losses), {"accuracy": jnp.mean(correct.astype(losses.dtype))}
 
     return loss_fn
+
+
+def _check_targets(targets: Array, outputs: int) -> None:
+    known = not isinstance(targets, jax.core.Tracer)
+    if known and targets.size and targets.max() >= outputs:
+        raise ValueError(
+            f"an episode has {int(targets.max()) + 1} classes, but the network has {outputs} "
+            "outputs; use as many outputs as ways"
+        )
 
 
 def with_reference(episode: Episode) -> Episode:

@@ -71,6 +71,7 @@ def make_evaluate(
             problem.sampler(spec.eval.shots, spec.eval.query_shots, stream),
             num_episodes=episodes[stream],
             chunk=spec.eval.chunk,
+            step=0,  # the key is that of the stream
         )
 
     def at(

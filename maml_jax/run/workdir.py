@@ -146,6 +146,8 @@ def _estimates(evaluation: Evaluation) -> Record:
         record[name] = [float(value) for value in estimate.mean]
         record[f"{name}_ci95"] = [float(value) for value in estimate.ci95]
         record[f"{name}_median"] = [float(value) for value in estimate.median]
+        if (estimate.finite < 1).any():
+            record[f"{name}_finite_share"] = [float(value) for value in estimate.finite]
     return record
 
 

@@ -158,11 +158,10 @@ def gather(pool: Pool, indices: EpisodeIndices, *, shots: int, rotation: str = "
 
     def examples(images: AnyArray) -> Examples:
         *batch, ways, each = images.shape[:-3]
-        xp = np if isinstance(images, np.ndarray) else jnp
-        labels = xp.repeat(xp.arange(ways, dtype=xp.int32), each)
+        labels = np.repeat(np.arange(ways, dtype=np.int32), each)  # known while tracing
         return Examples(
             images.reshape(*batch, ways * each, *images.shape[-3:]),
-            xp.broadcast_to(labels, (*batch, ways * each)),
+            np.broadcast_to(labels, (*batch, ways * each)),
         )
 
     return Episode(examples(images[..., :shots, :, :, :]), examples(images[..., shots:, :, :, :]))

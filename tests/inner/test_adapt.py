@@ -173,6 +173,6 @@ def test_frozen_parameters_stay_and_still_get_meta_gradients(name, meta_gradient
     ],
 )
 def test_wrong_arguments_are_named(wrong, message):
-    arguments = {"optimizer": sgd, "meta_params": MetaParams(net_params()), **wrong}
+    arguments = {"optimizer": sgd, "meta_params": MetaParams(net_params(), step_sizes=1.0), **wrong}
     with pytest.raises(ValueError, match=message):
         adapt(regression_loss, support=None, key=jax.random.key(0), **arguments)

@@ -141,3 +141,50 @@ def test_frozen_parameters_have_no_step_size():
     params = {"body": {"kernel": None}, "head": net_params()["head"]}
     alphas = broadcast(PREFIXES["per_tensor"], params, jnp.asarray(0))
     chex.assert_trees_all_equal_structs(alphas, params)
+
+
+NO_FIT = {
+    "none": ((), "meta_params has no step sizes"),
+    "vector": (jnp.array([0.1, 0.2, 0.3]), r"do not fit the parameters \(an array of shape \(3,\)"),
+    "vector_of_a_layer": ({"body": jnp.full(3, 0.1), "head": 0.1}, r"\(an array of shape \(3,\)"),
+    "too_large": ({"body": {"kernel": jnp.ones((2, 3))}, "head": 0.1}, "do not fit"),
+    "missing": ({"body": 0.1}, "do not fit the parameters .* give a scalar, or a tree like"),
+    **{
+        kind: (
+            STEP_SIZES[kind].init(net_params(), 0.1, 3),
+            rf"learned values of STEP_SIZES\['{kind}'",
+        )
+        for kind in STEP_SIZES
+        if kind != "fixed"
+    },
+}
+
+
+@pytest.mark.parametrize("case", NO_FIT)
+def test_plain_step_sizes_that_do_not_fit_are_refused(case):
+    step_sizes, message = NO_FIT[case]
+    with pytest.raises(ValueError, match=message):
+        broadcast(step_sizes, net_params(), jnp.asarray(0))
+
+
+def test_a_vector_fits_a_single_parameter_of_its_shape():
+    alphas = broadcast(jnp.array([0.1, 0.2]), jnp.zeros(2), jnp.asarray(0))
+    assert_close(alphas, jnp.array([0.1, 0.2]))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in STEP_SIZES if kind != "fixed"])
+def test_a_kind_refuses_the_values_of_another_one(kind):
+    others = {other: initial(other) for other in STEP_SIZES if other != kind}
+    others |= {"plain": 0.1, "per_layer": {"body": 0.1, "head": 0.1}}
+    for step_sizes in others.values():
+        with pytest.raises(ValueError, match=rf"no learned values of STEP_SIZES\['{kind}'\]"):
+            STEP_SIZES[kind].at_step(step_sizes, ADAPTED, jnp.asarray(0))
+
+
+def test_learned_values_are_a_dict_to_everything_else():
+    learned = jax.tree.map(lambda value: value + 1, initial("tensor"))
+    plain = dict(learned)
+    assert learned == plain
+    assert learned.kind == "tensor"
+    flat, expected = (jax.tree_util.tree_flatten_with_path(of)[0] for of in (learned, plain))
+    assert flat == expected

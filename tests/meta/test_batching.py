@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maml_jax.keys import task_keys
+from maml_jax.keys import EVALUATION, task_keys
 from maml_jax.meta.batching import map_tasks, sum_over_tasks
 from tests.inner.problems import assert_close
 
@@ -51,3 +51,20 @@ def test_maps_have_a_smaller_last_chunk_and_sums_reduce_all_chunks(chunk):
     assert_close(sum_over_tasks(jnp.square, jnp.arange(6.0), chunk=chunk), jnp.asarray(55.0))
     number = jax.make_jaxpr(lambda x: sum_over_tasks(jnp.square, x, chunk=chunk))(jnp.arange(6.0))
     assert "f32[2,3]" in str(number)  # two chunks of three
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 7])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_narrow_floats_are_summed_in_float32(dtype, chunk):
+    total = sum_over_tasks(lambda x: x, jnp.full(4097, 16, dtype), chunk=chunk)
+    assert total.dtype == jnp.float32
+    assert total == 4097 * 16
+
+
+def test_no_meta_step_draws_the_tasks_of_an_evaluation():
+    key = jax.random.key(0)
+    steps = (*range(5), 2**31 - 1, EVALUATION)
+    data = np.concatenate(
+        [jax.random.key_data(task_keys(key, jnp.int32(step), jnp.arange(-1, 8))) for step in steps]
+    )
+    assert len(np.unique(data, axis=0)) == len(steps) * 9

@@ -75,7 +75,7 @@ def test_an_unknown_field_is_named():
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_optax_outer_reports_whether_it_applied_the_update(bad):
     outer = optax_outer(outer_chain({"init": optax.adam(0.1)}))
-    meta = MetaParams(jnp.zeros(2))
+    meta = MetaParams(jnp.zeros(2), step_sizes=0.1)
 
     def objective(gradient):
         grads = MetaParams(jnp.array([gradient, 1.0]), step_sizes=0.0)

@@ -1,5 +1,8 @@
 """The meta-step: its mean over tasks, and its treatment of tasks that are not finite."""
 
+import dataclasses
+from typing import NamedTuple
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -7,11 +10,23 @@ import numpy as np
 import optax
 import pytest
 
-from maml_jax import init_state, optax_outer, outer_chain
+from maml_jax import (
+    InnerLoop,
+    MetaParams,
+    Objective,
+    evaluate,
+    init_state,
+    multi_step_weights,
+    optax_outer,
+    outer_chain,
+)
 from maml_jax.meta.outer import OuterResult, OuterStep
+from maml_jax.meta.train_step import FINITE_SHARE
 from tests.inner.problems import assert_bits_equal, assert_close, float64  # noqa: F401
 from tests.meta.problems import (
+    INNER_STEPS,
     TASKS,
+    UNIT_STEP,
     bowl,
     episode_keys,
     fresh_meta_params,
@@ -75,7 +90,7 @@ def make_faulty_step(kind, bad_keys, **options):
         if kind == "inf_gradient":
             safe = jnp.where(bad, params - jax.lax.stop_gradient(params), 1.0)
             return loss + jnp.where(bad, jnp.sqrt(jnp.sum(safe)), 0.0), aux
-        return loss + jnp.where(bad, jnp.nan if "nan" in kind else jnp.inf, 0.0), aux
+        return loss * jnp.where(bad, jnp.nan if "nan" in kind else jnp.inf, 1.0), aux
 
     in_support = kind == "nan_support"
     return make_step(
@@ -171,3 +186,130 @@ def test_extras_carry_over_to_the_next_step():
     for _ in range(3):
         state, _ = step(state, jnp.arange(TASKS))
     assert state.extras["n"] == 3
+
+
+def with_psnr(params, point, key):
+    """A metric that is infinite for every other task, and one that never is finite."""
+    loss, _ = bowl(params, point, key)
+    psnr = jnp.where(point[0] > 0, jnp.inf, point[0])
+    return loss, {"psnr": psnr, "pair": jnp.stack([psnr, loss]), "never": jnp.nan}
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(("devices", "chunk"), [(None, None), (2, 2)])
+def test_a_metric_that_is_not_finite_decides_nothing(devices, chunk):
+    step = make_step(loss_fn=with_psnr, tasks_per_chunk=chunk)
+    ((state, metrics),) = run(step, devices=devices)
+    assert_close(moved(state), mean_gradient(range(TASKS)))
+    first = np.array([sample_point(key)[0][0] for key in episode_keys()])
+    finite = first <= 0
+    assert 0 < finite.sum() < TASKS
+    assert metrics["nonfinite_tasks"] == metrics["skipped_updates"] == 0
+    np.testing.assert_allclose(metrics["psnr"], first[finite].mean(), rtol=1e-6)
+    np.testing.assert_allclose(metrics["pair"], [metrics["psnr"], metrics["loss"]], rtol=1e-6)
+    assert np.isnan(metrics["never"])
+    shares = {
+        name: metrics[FINITE_SHARE + name] for name in ("psnr", "pair", "never", "query_loss")
+    }
+    assert shares == {
+        "psnr": finite.mean(),
+        "pair": (finite.mean() + 1) / 2,
+        "never": 0,
+        "query_loss": 1,
+    }
+
+
+AUX = {
+    "number": 3,
+    "flag": True,
+    "numpy": np.float64(0.5),
+    "count": jnp.int32(2),
+    "nested": {"of": {"layers": [jnp.ones(()), jnp.zeros(2)]}, "none": None},
+    "narrow": jnp.bfloat16(1.5),
+}
+REPORTED = {
+    "number": 3,
+    "flag": 1,
+    "numpy": 0.5,
+    "count": 2,
+    "nested/of/layers/0": 1,
+    "nested/of/layers/1": np.zeros(2),
+    "narrow": 1.5,
+}
+
+
+def with_all_kinds(params, point, key):
+    return bowl(params, point, key)[0], AUX
+
+
+@pytest.mark.parametrize("step_weights", [None, multi_step_weights(INNER_STEPS, 10)])
+def test_all_kinds_of_aux_are_metrics(step_weights):
+    step = make_step(loss_fn=with_all_kinds)
+    objective = dataclasses.replace(step.objective, step_weights=step_weights)
+    ((_, metrics),) = run(dataclasses.replace(step, objective=objective), devices=1)
+    for name, value in REPORTED.items():
+        np.testing.assert_array_equal(metrics[name], value)
+        assert metrics[name].dtype in (jnp.float32, jnp.float64)
+
+
+def test_all_kinds_of_aux_are_measured():
+    estimates, _ = evaluate(
+        InnerLoop(with_all_kinds, num_steps=1), with_all_kinds, sample_point,
+        fresh_meta_params(), jax.random.key(0), num_episodes=3, devices=jax.devices()[:1],
+    )  # fmt: skip
+    assert set(estimates) == {"loss", *REPORTED}
+    for name, value in REPORTED.items():
+        np.testing.assert_array_equal(estimates[name].mean, np.stack([value, value]))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("chunk", [None, 1, 4])
+def test_narrow_gradients_are_summed_in_float32(dtype, chunk):
+    """The tasks have the same gradient, 16: the sum of 2,048 is no float16, or 2 one by one."""
+
+    def loss_fn(params, point, key):
+        del key
+        return jnp.sum((params - point).astype(jnp.float32) ** 2) / 2, {"narrow": params[0]}
+
+    meta = MetaParams(jnp.full(2, 32, dtype), step_sizes=0.5)
+    step = make_step(
+        loss_fn=loss_fn,
+        sample=lambda key: (jnp.zeros(2) * jax.random.normal(key),) * 2,
+        tasks_per_chunk=chunk,
+    )
+    number = 4096
+    state, metrics = jax.jit(step)(
+        init_state(meta, UNIT_STEP, jax.random.key(0)), jnp.arange(number)
+    )
+    moved = 32 - state.meta_params.init.astype(jnp.float32)
+    # Two inner steps halve the parameters twice, and so does the derivative of each.
+    np.testing.assert_array_equal(moved, [2, 2])
+    assert state.meta_params.init.dtype == dtype
+    assert metrics["narrow"] == 8
+
+
+class Counting(NamedTuple):
+    """Parameters with leaves that have no derivative."""
+
+    point: jax.Array
+    count: jax.Array
+    mask: jax.Array
+    key: jax.Array
+
+
+def test_counters_masks_and_keys_stay_as_they_are():
+    def loss_fn(params, point, key):
+        noise = jax.random.normal(params.key, (2,)) * params.mask
+        return bowl(params.point + noise, point, key)
+
+    given = Counting(jnp.ones(2), jnp.int32(3), jnp.array([True, False]), jax.random.key(7))
+    outer = optax_outer(outer_chain({"init": optax.adam(0.1)}))
+    step = make_step(loss_fn=loss_fn, outer=outer)
+    inner_loop = InnerLoop(loss_fn, num_steps=1, adapts=lambda path: path == "point")
+    step = dataclasses.replace(step, objective=Objective(inner_loop, loss_fn))
+    meta = MetaParams(given, step_sizes=0.1)
+    ((state, metrics),) = run(step, devices=2, outer=outer, meta=meta, dispatches=(3,))
+    assert metrics["skipped_updates"] == metrics["nonfinite_tasks"] == 0
+    learned = state.meta_params.init
+    assert np.all(learned.point != 1)
+    chex.assert_trees_all_equal(learned._replace(point=given.point), given)

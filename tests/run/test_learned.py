@@ -277,7 +277,7 @@ def test_soft_evaluation_has_the_noise_of_training() -> None:
         gates, params = experiment.learned.gates, {"w": jnp.zeros(3)}
         inner_loop = InnerLoop(lambda params, support, key: (params["w"].sum(), ()), num_steps=1)
         adapt = with_soft_gates(inner_loop, gates, 1.0)
-        meta_params = MetaParams(params, gates.init(params, 0.5, jax.random.key(0)))
+        meta_params = MetaParams(params, gates.init(params, 0.5, jax.random.key(0)), 1.0)
         return adapt(meta_params, None, jax.random.key(task), monitor=no_monitor).params["w"]
 
     assert_bits_equal(adapted("ramp", 1), adapted("ramp", 2))
