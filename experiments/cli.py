@@ -175,7 +175,7 @@ def _without_repeated_tuples(arguments: list[str]) -> list[str]:
             last[name] = value if equals else next(remaining, "")
         else:
             others.append(argument)
-    return [*others[:1], *(f"--{name}={value}" for name, value in last.items()), *others[1:]]
+    return [*others, *(f"--{name}={value}" for name, value in last.items())]
 
 
 def _parse(arguments: list[str]) -> list[str]:
