@@ -99,6 +99,11 @@ def test_resnet12_is_a_model_of_the_config(data: pathlib.Path) -> None:
     chex.assert_shape([loss, metrics["accuracy"]], ())
 
 
+def new_folder(folder: pathlib.Path) -> pathlib.Path:
+    folder.mkdir()
+    return folder
+
+
 def test_the_host_keeps_its_pool_off_the_device(
     data: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,9 +114,10 @@ def test_the_host_keeps_its_pool_off_the_device(
         return make_sampler(pool, **options)
 
     monkeypatch.setattr(problems, "make_sampler", recorded)
-    train(build(image_config(data, data__pool="host", num_meta_steps=20, **MLP)), tmp_path / "host")
+    config = image_config(data, data__pool="host", num_meta_steps=20, **MLP)
+    train(build(config), new_folder(tmp_path / "host"))
     assert classes == [3]  # validation's; training has 13 classes
-    train(build(image_config(data, num_meta_steps=20, **MLP)), tmp_path / "device")
+    train(build(image_config(data, num_meta_steps=20, **MLP)), new_folder(tmp_path / "device"))
     assert sorted(classes) == [3, 3, 13]
 
 
@@ -130,7 +136,7 @@ def test_a_pool_on_the_host_gives_the_same_run_bit_for_bit_and_resumes(
     def experiment(pool: str) -> Experiment:
         return build(image_config(data, data__pool=pool, eval__validation_every=0, **MLP))
 
-    states = [train(experiment(pool), tmp_path / pool) for pool in ("device", "host")]
+    states = [train(experiment(pool), new_folder(tmp_path / pool)) for pool in ("device", "host")]
     # A run that stopped at meta-step 20 and goes on in a new process begins with a new feed.
     again = experiment("host")
     state, _ = experiment("host").train(again.init(), 20)
