@@ -81,7 +81,7 @@ def test_episodes_are_keyed_standard_normal_centers():
     keys = jax.random.split(jax.random.key(0), 2000)
     sample = jax.jit(jax.vmap(lambda key: quadratic.sample_episode(key, curvature)))
     support, query = sample(keys)
-    chex.assert_trees_all_equal(support, query)
+    chex.assert_trees_all_close(support, query, rtol=1e-6)  # XLA may compute the center twice
     chex.assert_trees_all_equal((support, query), sample(keys))
     chex.assert_shape(support.center, (2000, 3))
     assert abs(float(support.center.mean())) < 0.05

@@ -1,7 +1,6 @@
 """Decoding: from what a data set stores to uint8 pixels of one size and number of channels."""
 
 import io
-import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -60,9 +59,7 @@ def as_image(
 
 def _decode(file: bytes, name: str) -> Image.Image:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return flatten(Image.open(io.BytesIO(file), formats=image_formats()))
+        return flatten(Image.open(io.BytesIO(file), formats=image_formats()))
     except Exception as error:  # Every plug-in of Pillow raises errors of its own.
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "its format is unknown" if unknown else first_line(error)

@@ -59,7 +59,7 @@ def list_images(
             if not entry.is_dir():
                 files.append(pathlib.Path(entry.path))
             elif (real := os.path.realpath(entry.path)) in listed:
-                left_out["links to a folder that is listed already"] += 1
+                left_out["links to a folder that was listed before"] += 1
             else:
                 listed.add(real)
                 waiting.extend(wanted(entry))
@@ -71,9 +71,9 @@ def _why_left_out(
 ) -> str:
     """The reason, empty for folders and images."""
     if entry.name.startswith("."):
-        return "hidden"
+        return "hidden files or folders"
     if entry.name.lower() in _OF_THE_SYSTEM:
-        return "files of the system"
+        return "thumbnails or other files of the system"
     if entry.is_symlink():
         target = pathlib.Path(os.path.realpath(entry.path))
         if not target.exists():
@@ -81,15 +81,15 @@ def _why_left_out(
         if pathlib.Path(os.path.realpath(os.path.dirname(entry.path))).is_relative_to(target):
             return "links to a folder that they are in"
         if inside is not None and not target.is_relative_to(inside):
-            return "links out of the folder, which data.follow_links=True follows"
+            return "links out of the folder (data.follow_links=True follows them)"
     if entry.is_dir():
         return ""
     if not entry.is_file():
-        return "no regular files"
+        return "pipes, sockets or devices"
     suffix = os.path.splitext(entry.name)[1].lower()
-    return "" if suffix in suffixes else f"no images ({suffix or 'without suffix'})"
+    return "" if suffix in suffixes else f"files that are not images ({suffix or 'no suffix'})"
 
 
 def describe(left_out: collections.Counter[str]) -> str:
-    """What is left out in one line: "3 hidden, 1 no images (.txt)"."""
+    """What is left out in one line: "3 hidden files or folders, 1 links to nowhere"."""
     return ", ".join(f"{number} {reason}" for reason, number in left_out.most_common())

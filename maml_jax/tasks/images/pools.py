@@ -154,9 +154,8 @@ def _decode_all(
             labels.append(label)
     if not labels:
         raise ValueError(f"{name} has no images")
-    return np.memmap(file, np.uint8, "r", shape=(len(labels), *shape[1:])), np.array(
-        labels, np.str_
-    )
+    decoded = np.memmap(file, np.uint8, "r", shape=(len(labels), *shape[1:]))
+    return decoded, np.array(labels, np.str_)
 
 
 def _rows_by_class(labels: np.ndarray) -> dict[str, np.ndarray]:

@@ -12,18 +12,18 @@ from maml_jax.tasks.images.folders import list_images
 from tests.tasks.images.problems import write_folder
 
 CLUTTER = [
-    (".hidden.png", "hidden"),
-    (".ipynb_checkpoints/0-checkpoint.png", "hidden"),
-    (".DS_Store", "hidden"),
-    ("._0.png", "hidden"),
-    ("Thumbs.db", "files of the system"),
-    ("@eaDir/0.png", "files of the system"),
-    ("__MACOSX/0.png", "files of the system"),
-    ("notes.txt", "no images (.txt)"),
-    ("paper.PDF", "no images (.pdf)"),
-    ("table.h5", "no images (.h5)"),
-    ("figure.eps", "no images (.eps)"),
-    ("README", "no images (without suffix)"),
+    (".hidden.png", "hidden files or folders"),
+    (".ipynb_checkpoints/0-checkpoint.png", "hidden files or folders"),
+    (".DS_Store", "hidden files or folders"),
+    ("._0.png", "hidden files or folders"),
+    ("Thumbs.db", "thumbnails or other files of the system"),
+    ("@eaDir/0.png", "thumbnails or other files of the system"),
+    ("__MACOSX/0.png", "thumbnails or other files of the system"),
+    ("notes.txt", "files that are not images (.txt)"),
+    ("paper.PDF", "files that are not images (.pdf)"),
+    ("table.h5", "files that are not images (.h5)"),
+    ("figure.eps", "files that are not images (.eps)"),
+    ("README", "files that are not images (no suffix)"),
 ]
 
 
@@ -72,10 +72,10 @@ def test_what_is_no_regular_file_is_not_opened(root):
         os.chdir(here)
     (root / "dog" / "null.png").symlink_to("/dev/null")
     files, left_out = listed(root, follow_links=True)
-    assert (files, left_out) == (["cat/0.png", "dog/0.png"], {"no regular files": 3})
+    assert (files, left_out) == (["cat/0.png", "dog/0.png"], {"pipes, sockets or devices": 3})
 
 
-OUT = "links out of the folder, which data.follow_links=True follows"
+OUT = "links out of the folder (data.follow_links=True follows them)"
 
 
 def test_links_out_of_the_folder_are_followed_if_asked(root):
@@ -117,7 +117,8 @@ def test_what_is_left_out_is_one_line_of_the_log(load, tmp_path, caplog):
     pools = load(f"folder:{tmp_path / 'data'}", image_size=6)
     assert sum(int(pool.counts.sum()) for pool in pools[:3]) == 39
     assert [record.getMessage() for record in caplog.records] == [
-        f"folder:{tmp_path / 'data'}: left out: 3 hidden, 1 no images (.txt)"
+        f"folder:{tmp_path / 'data'}: left out: 3 hidden files or folders, "
+        "1 files that are not images (.txt)"
     ]
 
 
@@ -125,7 +126,9 @@ def test_a_folder_with_nothing_but_links_out_of_it_names_the_setting(load, root)
     links = root.parent / "links"
     links.mkdir()
     (links / "cat").symlink_to(root / "cat")
-    with pytest.raises(ValueError, match=r"has no images .* data\.follow_links=True follows$"):
+    with pytest.raises(
+        ValueError, match=r"has no images .*data\.follow_links=True follows them\)$"
+    ):
         load(f"folder:{links}", image_size=2)
     (links / "dog").symlink_to(root / "dog")
     options = {"image_size": 2, "split_fractions": (0.5, 0.25, 0.25), "follow_links": True}
