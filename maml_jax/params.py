@@ -62,9 +62,21 @@ def path_of(key_path: KeyPath) -> str:
 
 
 def with_paths(params: Params) -> dict[str, Array]:
-    """Maps paths to tensors; None is left out."""
-    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
-    return {path_of(key_path): leaf for key_path, leaf in leaves}
+    """Maps paths to tensors; None is left out.
+
+    Raises:
+      ValueError: two leaves have the same path.
+    """
+    tensors: dict[str, Array] = {}
+    for key_path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+        path = path_of(key_path)
+        if path in tensors:
+            raise ValueError(
+                f"two leaves have the path {path!r}: a key that contains '/' stands beside nested "
+                "keys; rename one of them"
+            )
+        tensors[path] = leaf
+    return tensors
 
 
 def everything(path: str) -> bool:
@@ -85,8 +97,40 @@ def split_params(params: Params, adapts: PathPredicate) -> tuple[Params, Params]
     return select(True), select(False)
 
 
+def check_adapted(params: Params, adapts: PathPredicate) -> None:
+    """Checks that `adapts` selects parameters, and only such as can adapt.
+
+    Raises:
+      ValueError: it selects none, or one that is not floating-point, or two have the same path.
+    """
+    tensors = with_paths(params)
+    adapted = {path: leaf for path, leaf in tensors.items() if adapts(path)}
+    if tensors and not adapted:
+        raise ValueError(f"adapts selects none of the parameters; they are {', '.join(tensors)}")
+    for path, leaf in adapted.items():
+        if not is_float(leaf):
+            raise ValueError(
+                f"parameter {path!r} of type {jnp.result_type(leaf)} cannot adapt, as it is not "
+                f"floating-point; exclude it: adapts=lambda path: path != {path!r}"
+            )
+
+
+def is_float(leaf: Array) -> bool:
+    """Whether a leaf has a derivative; counters, masks and random keys have none."""
+    return bool(jnp.issubdtype(jnp.result_type(leaf), jnp.inexact))
+
+
+def split_floats(tree: PyTree) -> tuple[PyTree, PyTree]:
+    """Splits a tree into (leaves with a derivative, others), each with None for the others'."""
+
+    def select(wanted: bool) -> PyTree:
+        return jax.tree.map(lambda leaf: leaf if is_float(leaf) == wanted else None, tree)
+
+    return select(True), select(False)
+
+
 def merge_params(adapted: Params, frozen: Params) -> Params:
-    """The inverse of `split_params`."""
+    """The inverse of `split_params` and `split_floats`."""
     return jax.tree.map(
         lambda a, f: f if a is None else a, adapted, frozen, is_leaf=lambda leaf: leaf is None
     )
@@ -129,8 +173,18 @@ def group(params: Params, granularity: str, fill: FillFn) -> Grouped:
 
 
 def expand(grouped: Grouped, params: Params, granularity: str) -> PyTree:
-    """Returns a tree like params whose leaves are the values of the tensors' groups."""
+    """Returns a tree like params whose leaves are the values of the tensors' groups.
+
+    Raises:
+      ValueError: a tensor's group has no values.
+    """
     kind = get_granularity(granularity)
-    return jax.tree_util.tree_map_with_path(
-        lambda key_path, _: grouped[kind.name_of(path_of(key_path))], params
-    )
+
+    def values_of(key_path: KeyPath, _: Array) -> Array:
+        name = kind.name_of(path_of(key_path))
+        if name not in grouped:
+            given = ", ".join(grouped) or "none"
+            raise ValueError(f"parameter group {name!r} has no values; there are values of {given}")
+        return grouped[name]
+
+    return jax.tree_util.tree_map_with_path(values_of, params)

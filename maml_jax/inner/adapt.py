@@ -5,14 +5,29 @@ import dataclasses
 import chex
 import jax
 import jax.numpy as jnp
-import optax
 
 from maml_jax import keys
+from maml_jax.checks import check_carry, check_meta_params, loss_and_aux
 from maml_jax.inner.meta_gradients import META_GRADIENTS, InnerInputs, MetaGradient
 from maml_jax.inner.optimizers.registry import sgd
+from maml_jax.inner.step import (
+    add_proximal,
+    depends_on,
+    keep_cotangents_finite,
+    keeping_dtypes,
+    reads_loss,
+    share_on,
+    take_step,
+)
 from maml_jax.inner.step_sizes import broadcast
 from maml_jax.lengths.gates import always_on
-from maml_jax.params import everything, merge_params, split_params
+from maml_jax.params import (
+    check_adapted,
+    everything,
+    merge_params,
+    split_floats,
+    split_params,
+)
 from maml_jax.types import (
     Adaptation,
     Array,
@@ -41,48 +56,20 @@ def same_at_every_step(params: Params, k: Array) -> Params:
     return params
 
 
-def _share_on(gates: PyTree, adapted: Params, params: Params) -> Array:
-    total = sum(jnp.size(p) for p in jax.tree.leaves(params))
-    on = [
-        jnp.sum(jnp.broadcast_to(gate > 0, jnp.shape(p)), dtype=jnp.float32)
-        for gate, p in zip(jax.tree.leaves(gates), jax.tree.leaves(adapted), strict=True)
-    ]
-    return sum(on, jnp.zeros(())) / max(total, 1)
+@jax.custom_vjp
+def _without_derivative(monitored: PyTree) -> PyTree:
+    """Refuses derivatives of what a monitor has seen."""
+    return monitored
 
 
-def _keeping_dtypes(
-    optimizer: optax.GradientTransformation,
-) -> optax.GradientTransformationExtraArgs:
-    """A transform whose state keeps its dtypes."""
-    optimizer = optax.with_extra_args_support(optimizer)
-
-    def update(
-        grads: Params, state: PyTree, params: Params | None = None, **extra_args: PyTree
-    ) -> tuple[Params, PyTree]:
-        directions, new_state = optimizer.update(grads, state, params, **extra_args)
-        # A float32 hyper-parameter would promote a bfloat16 state and break the scan's carry.
-        return directions, optax.tree.cast_like(new_state, state)
-
-    return optax.GradientTransformationExtraArgs(optimizer.init, update)
+def _refuse_derivative(residuals: None, cotangent: PyTree) -> tuple[PyTree]:
+    raise ValueError(
+        "the meta-gradients reptile and implicit differentiate the adapted parameters alone, not "
+        "what a monitor sees; use meta_gradient='exact', or a loss of Adaptation.params"
+    )
 
 
-def _add_proximal(
-    proximal: float, loss: Array, grads: Params, adapted: Params, origin: Params
-) -> tuple[Array, Params]:
-    """Value (a constant for derivatives) and gradient of loss + λ/2 ‖θ_k − θ‖²."""
-    if not proximal:
-        return loss, grads
-    away = jax.tree.map(jnp.subtract, adapted, origin)
-    squared = jax.lax.stop_gradient(optax.tree.norm(away, squared=True))
-    value = loss + (proximal / 2 * squared).astype(loss.dtype)
-    return value, jax.tree.map(lambda g, d: g + proximal * d, grads, away)
-
-
-def _move(params: Params, alphas: PyTree, gates: PyTree, directions: Params) -> Params:
-    def move(p: Array, alpha: Array, gate: Array, direction: Array) -> Array:
-        return p - (alpha * gate * direction).astype(p.dtype)
-
-    return jax.tree.map(move, params, alphas, gates, directions)
+_without_derivative.defvjp(lambda monitored: (monitored, None), _refuse_derivative)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -98,7 +85,8 @@ class InnerLoop:
         with whatever it needs as support, and it may close over traced values.
       optimizer: meta_params.optimizer -> optax transform that returns descent directions (see
         `maml_jax.inner.optimizers`). Its update receives the extra args `gate` and `step_size`
-        (m_k and α_k, trees like the gradients) and `value`, the inner loss with the proximal term.
+        (m_k and α_k, trees like the gradients), and `value` and `grad`, those of the inner loss
+        with the proximal term.
       num_steps: K ≥ 0, static.
       gates: (meta_params.lengths, params, k) -> gates in [0, 1] that broadcast to params.
       step_sizes: (meta_params.step_sizes, params, k) -> step sizes that broadcast to params.
@@ -161,6 +149,30 @@ class InnerLoop:
             return META_GRADIENTS.find(self.meta_gradient)
         return self.meta_gradient
 
+    def has_gradient(self, meta_params: MetaParams, field: str) -> bool:
+        """Whether the result has a derivative with respect to a field of the meta-parameters.
+
+        False if the derivative is 0 by construction: the estimator has one for the initialization
+        alone, no step is taken, or gates, step sizes or optimizer do not depend on the field.
+        """
+        if field == "init":
+            return True
+        if self.estimator.only_init or not self.num_steps:
+            return False
+        origin, _ = split_params(meta_params.init, self.adapts)
+        floats, others = split_floats(getattr(meta_params, field))
+        k = jnp.zeros((), jnp.int32)
+
+        def step(floats: PyTree) -> PyTree:
+            given = meta_params._replace(**{field: merge_params(floats, others)})
+            gates = self.gates(given.lengths, origin, k)
+            alphas = self.step_sizes(given.step_sizes, origin, k)
+            optimizer = keeping_dtypes(self.optimizer(given.optimizer))
+            carry = (origin, optimizer.init(origin))
+            return take_step(optimizer, carry, (jnp.zeros(()), origin), gates, alphas, None)
+
+        return depends_on(step, floats)
+
     def __call__(
         self,
         meta_params: MetaParams,
@@ -186,8 +198,12 @@ class InnerLoop:
           carry: the `carry` of an earlier call; None starts from meta_params.init.
 
         Raises:
-          ValueError: meta_params.lengths has learned lengths, but the loop has no gates.
+          TypeError: meta_params is no MetaParams, or the loss returns no pair.
+          ValueError: meta_params.lengths has learned lengths, but the loop has no gates; `adapts`
+            selects no parameter or one that is not floating-point; two parameters have the same
+            path; or the optimizer is a line search.
         """
+        check_meta_params(meta_params)
         if self.gates is always_on and jax.tree.leaves(meta_params.lengths):
             raise ValueError(
                 "meta_params.lengths has learned lengths, but the inner loop has no gates; give "
@@ -208,10 +224,12 @@ def _adapt(
     carry: PyTree,
 ) -> Adaptation:
     estimator = loop.estimator
+    check_adapted(meta_params.init, loop.adapts)
     origin, frozen = split_params(meta_params.init, loop.adapts)
-    optimizer = _keeping_dtypes(loop.optimizer(meta_params.optimizer))
-    carry = (origin, optimizer.init(origin)) if carry is None else carry
-    chex.assert_trees_all_equal_shapes_and_dtypes(carry[0], origin)
+    made = loop.optimizer(meta_params.optimizer)
+    optimizer = keeping_dtypes(made)
+    first_carry = (origin, optimizer.init(origin))
+    carry = first_carry if carry is None else check_carry(carry, first_carry)
 
     def seen(adapted: Params, frozen: Params, k: Array) -> Params:
         return loop.at_step(merge_params(adapted, frozen), k)
@@ -221,34 +239,39 @@ def _adapt(
 
     def support_loss(adapted: Params, inputs: InnerInputs) -> tuple[Array, PyTree]:
         params = seen(adapted, inputs.frozen, inputs.k)
-        return loop.loss(params, inputs.support, inputs.key)
+        return loss_and_aux(loop.loss(params, inputs.support, inputs.key))
 
     inputs = InnerInputs(frozen, support, key, first_step)
-    inner_gradient, closed_over = estimator.inner_gradient_of(support_loss, carry[0], inputs)
+    loss_is_read = estimator.with_loss is not None and reads_loss(made, carry[1], origin)
+    inner_gradient, closed_over = estimator.inner_gradient_of(
+        support_loss, carry[0], inputs, with_loss=loss_is_read
+    )
 
     def inputs_at(k: Array) -> InnerInputs:
         return InnerInputs(frozen, support, keys.inner_step_key(key, k), k, closed_over)
 
     def step(carry: PyTree, k: Array) -> tuple[PyTree, PyTree]:
-        adapted, optimizer_state = carry
-        value, grads = inner_gradient(adapted, inputs_at(k))
-        loss, aux = jax.lax.stop_gradient(value)
-        objective, grads = _add_proximal(loop.proximal, loss, grads, adapted, origin)
+        adapted = carry[0]
         gates = loop.gates(meta_params.lengths, adapted, k)
         alphas = loop.step_sizes(meta_params.step_sizes, adapted, k)
-        extra_args = {"gate": gates, "step_size": alphas, "value": objective}
-        directions, optimizer_state = optimizer.update(
-            grads, optimizer_state, adapted, **extra_args
-        )
-        adapted = _move(adapted, alphas, gates, directions)
-        share = _share_on(gates, adapted, meta_params.init)
-        return (adapted, optimizer_state), (loss, aux, share, watch(adapted, k + 1))
+        halted = None
+        if loop.gates is not always_on:
+            halted = jax.tree.map(lambda gate: jnp.equal(gate, 0), gates)
+        params = adapted if halted is None else keep_cotangents_finite(adapted, halted)
+        (loss, aux), grads = inner_gradient(params, inputs_at(k))
+        objective, grads = add_proximal(loop.proximal, loss, grads, adapted, origin)
+        value = objective if loss_is_read else jax.lax.stop_gradient(objective)
+        carry = take_step(optimizer, carry, (value, grads), gates, alphas, halted)
+        share = share_on(gates, carry[0], meta_params.init)
+        return carry, (jax.lax.stop_gradient(loss), aux, share, watch(carry[0], k + 1))
 
     first = watch(carry[0], first_step)
     steps = first_step + jnp.arange(loop.num_steps, dtype=jnp.int32)
     carry, (losses, aux, gates_on, watched) = jax.lax.scan(estimator.wrap_step(step), carry, steps)
     chex.assert_shape((losses, gates_on), (loop.num_steps,))
     monitored = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, watched)
+    if estimator.only_init and loop.num_steps:
+        monitored = _without_derivative(monitored)
     last_step = first_step + loop.num_steps
     adapted, frozen = estimator.finish(
         inner_gradient, origin, carry[0], inputs_at(last_step), loop.proximal

@@ -7,7 +7,7 @@ With adjoint λ_k = ∂L_query/∂θ_k, the inner step θ_{k+1} = θ_k − α g(
   activations of the inner loop, only the states θ_k and gradients g_k of all K steps.
 - `reverse`: ordinary reverse-over-reverse. It is the only one for losses without forward-mode
   rules, such as those with a custom_vjp.
-- `first_order`: treats g as a constant, so that H λ = 0 (FOMAML).
+- `first_order`: treats g and the loss as constants, so that H λ = 0 (FOMAML).
 - `implicit`: differentiates the minimum of a proximal problem instead of the steps (iMAML).
 - `reptile`: uses θ − φ in place of the gradient of the query loss (Nichol et al. 2018,
   arXiv:1803.02999).
@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
+from maml_jax.params import merge_params, split_floats
 from maml_jax.registry import Registry
 from maml_jax.types import Array, Params, PyTree
 
@@ -90,23 +91,29 @@ class MetaGradient(NamedTuple):
     wrap_step: Callable[[StepFn], StepFn]  # what the scan's backward pass keeps of a step
     finish: FinishFn = through_the_steps
     needs_proximal: bool = False
-    only_init: bool = False  # lengths, step sizes and optimizer get no gradient
+    only_init: bool = False  # lengths, step sizes, optimizer and monitor get no gradient
+    # As inner_gradient, with a derivative of the loss as well, for optimizers that read it.
+    # None: the loss is a constant for them.
+    with_loss: Callable[[InnerLoss], InnerGradient] | None = None
 
     def inner_gradient_of(
-        self, loss_fn: InnerLoss, params: Params, inputs: InnerInputs
+        self, loss_fn: InnerLoss, params: Params, inputs: InnerInputs, *, with_loss: bool = False
     ) -> tuple[InnerGradient, list[Array]]:
         """Returns (inner_gradient, closed_over) of a loss that may close over traced values.
 
         The arguments are those of `without_closure`. inner_gradient needs closed_over in its
-        inputs, and it names its gradients for `keep_gradients`.
+        inputs, and it names its gradients for `keep_gradients`. Its aux is a constant, and so is
+        its loss, unless `with_loss` is true and the estimator has such a gradient.
         """
         pure_loss, closed_over = without_closure(loss_fn, params, inputs)
-        gradient = self.inner_gradient(pure_loss)
-        name: Callable[[Params, str], Params] = checkpoint_name
+        make = self.with_loss if with_loss else None
+        gradient = (make or self.inner_gradient)(pure_loss)
+        name: Callable[[PyTree, str], PyTree] = checkpoint_name
 
         def inner_gradient(params: Params, inputs: InnerInputs) -> ValueAndGradient:
-            value, grads = gradient(params, inputs)
-            return value, name(grads, _KEPT)
+            (loss, aux), grads = gradient(params, inputs)
+            loss = name(loss, _KEPT) if make else jax.lax.stop_gradient(loss)
+            return (loss, jax.lax.stop_gradient(aux)), name(grads, _KEPT)
 
         return inner_gradient, closed_over
 
@@ -154,40 +161,22 @@ def first_order(loss_fn: InnerLoss) -> InnerGradient:
     return inner_gradient
 
 
-Join = Callable[[list[Array]], InnerInputs]
+def _no_tangents(others: PyTree) -> PyTree:
+    """The cotangents of leaves that have none."""
+    return jax.tree.map(lambda leaf: np.zeros(jnp.shape(leaf), jax.dtypes.float0), others)
 
 
-def _split_floats(inputs: InnerInputs) -> tuple[list[Array], Join, Join]:
-    """Splits inputs into their floating-point leaves and two functions that put others in place.
-
-    The first function makes new inputs. The second one makes a cotangent of the inputs, with float0
-    in place of the other leaves.
-    """
-    leaves, structure = jax.tree.flatten(inputs)
-    is_float = [jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) for leaf in leaves]
-    floats = [leaf for leaf, yes in zip(leaves, is_float, strict=True) if yes]
-    others = [leaf for leaf, yes in zip(leaves, is_float, strict=True) if not yes]
-    no_tangents = [np.zeros(jnp.shape(leaf), jax.dtypes.float0) for leaf in others]
-
-    def join(floats: list[Array], others: list[Any]) -> InnerInputs:
-        float_iter, other_iter = iter(floats), iter(others)
-        joined: InnerInputs = jax.tree.unflatten(
-            structure, [next(float_iter) if yes else next(other_iter) for yes in is_float]
-        )
-        return joined
-
-    return floats, partial(join, others=others), partial(join, others=no_tangents)
-
-
-def mixed_mode(loss_fn: InnerLoss) -> InnerGradient:
+def mixed_mode(loss_fn: InnerLoss, *, with_loss: bool = False) -> InnerGradient:
     """Value and gradient of `loss_fn`, the gradient being differentiated by forward-over-reverse.
 
     For the cotangent v of g = ∂L/∂θ, one jvp of (θ, η) ↦ ∂L/∂(θ, η) along (v, 0) gives both
-    (∂²L/∂θ²) v and the mixed term (∂²L/∂η∂θ) v for every floating-point input η. The loss and its
-    aux carry no derivative: differentiate a `monitor` instead.
+    (∂²L/∂θ²) v and the mixed term (∂²L/∂η∂θ) v for every floating-point input η. The aux of the
+    loss carries no derivative: differentiate a `monitor` instead.
 
     Args:
       loss_fn: a loss with forward-mode rules, which closes over no traced value.
+      with_loss: whether the loss carries a derivative. That of `losses` does not, as it would cost
+        the weight gradients once more.
     """
 
     value_and_grad = reverse(loss_fn)
@@ -197,18 +186,23 @@ def mixed_mode(loss_fn: InnerLoss) -> InnerGradient:
 
     def backward(residuals: Residuals, cotangents: ValueAndGradient) -> tuple[Params, InnerInputs]:
         params, inputs = residuals
-        _, vector = cotangents
-        floats, as_inputs, as_cotangent = _split_floats(inputs)
+        (loss_bar, _), vector = cotangents
+        floats, others = split_floats(inputs)
 
-        def loss(params: Params, floats: list[Array]) -> Array:
-            return loss_fn(params, as_inputs(floats))[0]
+        def loss(params: Params, floats: InnerInputs) -> Array:
+            return loss_fn(params, merge_params(floats, others))[0]
 
-        def all_gradients(params: Params) -> tuple[Params, list[Array]]:
-            gradients: tuple[Params, list[Array]] = jax.grad(loss, argnums=(0, 1))(params, floats)
+        def all_gradients(params: Params) -> tuple[Params, InnerInputs]:
+            gradients: tuple[Params, InnerInputs] = jax.grad(loss, argnums=(0, 1))(params, floats)
             return gradients
 
-        _, (params_bar, floats_bar) = jax.jvp(all_gradients, (params,), (vector,))
-        return params_bar, as_cotangent(floats_bar)
+        gradients, cotangent = jax.jvp(all_gradients, (params,), (vector,))
+        if with_loss:
+            cotangent = jax.tree.map(
+                lambda c, g: c + (loss_bar * g).astype(c.dtype), cotangent, gradients
+            )
+        params_bar, floats_bar = cotangent
+        return params_bar, merge_params(floats_bar, _no_tangents(others))
 
     with_mixed_mode = jax.custom_vjp(value_and_grad)
     with_mixed_mode.defvjp(forward, backward)
@@ -297,10 +291,10 @@ def implicit(cg_steps: int = 5) -> MetaGradient:
 
         def backward(residuals: Residuals, cotangent: Params) -> tuple[Params, Params, InnerInputs]:
             adapted, inputs = residuals
-            floats, as_inputs, as_cotangent = _split_floats(inputs)
+            floats, others = split_floats(inputs)
 
-            def at(params: Params, floats: list[Array]) -> Params:
-                return gradient(params, as_inputs(floats))[1]
+            def at(params: Params, floats: InnerInputs) -> Params:
+                return gradient(params, merge_params(floats, others))[1]
 
             def matrix(vector: Params) -> Params:
                 along = jax.jvp(lambda params: at(params, floats), (adapted,), (vector,))[1]
@@ -309,7 +303,8 @@ def implicit(cg_steps: int = 5) -> MetaGradient:
             solution, _ = conjugate_gradients(matrix, cotangent, maxiter=cg_steps, tol=0.0)
             _, pull_back = jax.vjp(lambda floats: at(adapted, floats), floats)
             floats_bar = pull_back(jax.tree.map(lambda x: -x / proximal, solution))[0]
-            return solution, jax.tree.map(jnp.zeros_like, adapted), as_cotangent(floats_bar)
+            inputs_bar = merge_params(floats_bar, _no_tangents(others))
+            return solution, jax.tree.map(jnp.zeros_like, adapted), inputs_bar
 
         with_implicit = jax.custom_vjp(argmin)
         with_implicit.defvjp(forward, backward)
@@ -321,8 +316,10 @@ def implicit(cg_steps: int = 5) -> MetaGradient:
 META_GRADIENTS = Registry(
     "meta-gradient",
     {
-        "exact": MetaGradient(mixed_mode, keep_gradients),
-        "reverse": MetaGradient(reverse, keep_everything),
+        "exact": MetaGradient(
+            mixed_mode, keep_gradients, with_loss=partial(mixed_mode, with_loss=True)
+        ),
+        "reverse": MetaGradient(reverse, keep_everything, with_loss=reverse),
         "first_order": MetaGradient(first_order, keep_gradients),
         "implicit": implicit(),
         "reptile": MetaGradient(reverse, keep_nothing, reptile_finish, only_init=True),

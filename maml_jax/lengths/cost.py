@@ -1,5 +1,6 @@
 """Costs of learned lengths: a penalty in the meta-objective, with a weight or a budget."""
 
+from functools import reduce
 from typing import NamedTuple, Protocol
 
 import jax
@@ -44,7 +45,8 @@ def largest(values: Array, near: Array) -> Array:
       near: bool, like values; if none is True, the derivative is 0.
     """
     share = jax.lax.stop_gradient(near.astype(values.dtype))
-    mean = jnp.sum(share * values) / jnp.maximum(jnp.sum(share), 1)
+    near_values = jnp.where(near, values, 0)  # the others may be infinite
+    mean = jnp.sum(share * near_values) / jnp.maximum(jnp.sum(share), 1)
     return with_derivative_of(jnp.max(values), mean)
 
 
@@ -88,13 +90,19 @@ def compute_cost(gates: Gates, adapted: Params, costs: StepCosts) -> CostFn:
 
     Backpropagation is charged down to the deepest tensor that is still alive; see `expected_step`.
     A tensor is alive as long as its longest weight. The derivative goes to the weights within one
-    step of that one, because shortening the others saves nothing.
+    step of that one, because shortening the others saves nothing. Features below the deepest tensor
+    that adapts are charged once. That a length of 0 fixes more of them is not credited here, only
+    by `maml_jax.lengths.flops.inner_compute`.
 
     Args:
       gates: the gates of the learned lengths.
       adapted: as in `mean_length_cost`.
       costs: see `maml_jax.lengths.flops.step_costs`.
     """
+
+    fixed = min(costs.fixed.values())
+    again = costs._replace(forward=costs.forward - fixed)  # a step after the first one
+    full = again.full_step + fixed / gates.num_steps
 
     def longest(learned: Array) -> Array:
         margin = 1.0 if gates.kind.is_length else jnp.inf
@@ -111,7 +119,11 @@ def compute_cost(gates: Gates, adapted: Params, costs: StepCosts) -> CostFn:
             if gates.kind.per_step:
                 on = jax.tree.map(lambda gate: largest(gate, gate >= jnp.max(gate) / 2), on)
             of_tensors = with_paths(expand(on, adapted, gates.granularity))
-            return total + expected_step(of_tensors, costs) / costs.full_step, None
+            cost = expected_step(of_tensors, again)
+            if fixed:
+                any_on = reduce(jnp.maximum, of_tensors.values())
+                cost = cost + jnp.where(k == 0, any_on * fixed, 0)
+            return total + cost / full, None
 
         total, _ = jax.lax.scan(add, jnp.zeros(()), jnp.arange(gates.num_steps))
         return total / gates.num_steps

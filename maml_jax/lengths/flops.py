@@ -1,17 +1,30 @@
-"""Inner compute C: the FLOPs that the inner loop needs with given lengths.
+"""Inner compute C: the FLOPs of adapting to one task with given lengths.
 
-C is the sum over steps of a full forward pass, the backward pass down to the deepest tensor that is
-still updated, and the gradients of the updated tensors. A step without updated tensors costs
-nothing. A tensor with a single updated weight counts in full. Only matrix products and convolutions
-are counted.
+With A_k the tensors that step k still updates, A_0 those that are updated at all, and the sum over
+the K steps in which A_k is not empty,
+
+C = Σ_k (F + max_{t in A_k} B_t + Σ_{t in A_k} (G_t + P_t)) − (K − 1) min_{t in A_0} R_t.
+
+- F is the forward pass, B_t the backward pass down to where tensor t is used, and G_t the gradient
+  of t. A tensor with a single updated weight counts in full.
+- P_t are the products of the inner optimizer itself for t, as with the matrices of Meta-Curvature.
+- R_t is the part of the forward pass that does not depend on t. The features below the deepest
+  tensor that is updated are the same in all steps, so they are evaluated once, as those of ANIL
+  (Raghu et al. 2020, arXiv:1909.09157).
+
+All parts are counted in traced programs: 2 for each multiply-add of a matrix product or a
+convolution, and nothing for elementwise operations. C is the work that remains with these lengths.
+A scan that computes all tensors in all K_max steps executes more, unless it is compiled for them.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVarTuple
 
 import jax
-from jax.extend.core import Jaxpr, JaxprEqn
+import jax.numpy as jnp
+import optax
+from jax.extend.core import Jaxpr, JaxprEqn, Var
 
 from maml_jax.params import Shape, everything, merge_params, split_params, with_paths
 from maml_jax.types import Array, LossFn, Params, PathPredicate, PyTree
@@ -32,26 +45,26 @@ def _shape(variable: Any) -> Shape:
     return shape
 
 
+def _count_equation(equation: JaxprEqn) -> float:
+    name = equation.primitive.name
+    outputs = math.prod(_shape(equation.outvars[0])) if equation.outvars else 0
+    if name == "dot_general":
+        (contracted, _), _ = equation.params["dimension_numbers"]
+        shape = _shape(equation.invars[0])
+        return float(2 * outputs * math.prod(shape[axis] for axis in contracted))
+    if name == "conv_general_dilated":
+        kernel = _shape(equation.invars[1])
+        filters = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
+        # The input gradient of a strided convolution is padded with zeros between its inputs.
+        zeros = math.prod(equation.params["lhs_dilation"])
+        return float(2 * outputs * math.prod(kernel) / filters / zeros)
+    repeats = equation.params["length"] if name == "scan" else 1
+    inner = [_count(jaxpr) for jaxpr in _inner_jaxprs(equation)]
+    return float(repeats * (max(inner, default=0) if name == "cond" else sum(inner)))
+
+
 def _count(jaxpr: Jaxpr) -> float:
-    total = 0.0
-    for equation in jaxpr.eqns:
-        name = equation.primitive.name
-        outputs = math.prod(_shape(equation.outvars[0]))
-        if name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            shape = _shape(equation.invars[0])
-            total += 2.0 * outputs * math.prod(shape[axis] for axis in contracted)
-        elif name == "conv_general_dilated":
-            kernel = _shape(equation.invars[1])
-            filters = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
-            # The input gradient of a strided convolution is padded with zeros between its inputs.
-            zeros = math.prod(equation.params["lhs_dilation"])
-            total += 2.0 * outputs * math.prod(kernel) / filters / zeros
-        else:
-            repeats = equation.params["length"] if name == "scan" else 1
-            inner = [_count(jaxpr) for jaxpr in _inner_jaxprs(equation)]
-            total += repeats * (max(inner, default=0) if name == "cond" else sum(inner))
-    return total
+    return sum(map(_count_equation, jaxpr.eqns), 0.0)
 
 
 def count_flops(fn: Callable[[*Arguments], PyTree], *examples: *Arguments) -> float:
@@ -78,7 +91,8 @@ class StepCosts(NamedTuple):
 
     forward: float
     backward: dict[str, float]  # path -> backward pass down to where the tensor is used
-    own: dict[str, float]  # path -> what the tensor's gradient costs in addition
+    own: dict[str, float]  # path -> what gradient and optimizer cost in addition for the tensor
+    fixed: dict[str, float]  # path -> the part of the forward pass that does not depend on it
 
     def step(self, alive: dict[str, bool]) -> float:
         """FLOPs of a step that updates these tensors."""
@@ -90,12 +104,80 @@ class StepCosts(NamedTuple):
 
     @property
     def full_step(self) -> float:
-        """FLOPs of a step that updates all tensors."""
+        """FLOPs of a single step that updates all tensors."""
         return self.step(dict.fromkeys(self.own, True))
+
+    def full(self, num_steps: int) -> float:
+        """C of num_steps steps that update all tensors."""
+        return inner_compute(dict.fromkeys(self.own, num_steps), self)
+
+
+Parts = list[tuple[float, frozenset[str]]]  # FLOPs, and the tensors that they depend on
+
+
+def _parts(jaxpr: Jaxpr, tensors: Sequence[frozenset[str]]) -> tuple[Parts, list[frozenset[str]]]:
+    """The FLOPs of a program by the tensors that its inputs stem from; and those of its outputs."""
+    known, parts = dict(zip(jaxpr.invars, tensors, strict=True)), Parts()
+
+    def of(atom: Any) -> frozenset[str]:
+        return known.get(atom, frozenset()) if isinstance(atom, Var) else frozenset()
+
+    for equation in jaxpr.eqns:
+        read, inner = [of(atom) for atom in equation.invars], [*_inner_jaxprs(equation)]
+        if len(inner) == 1 and equation.primitive.name not in ("scan", "while"):
+            more, outputs = _parts(inner[0], read)
+        else:
+            together = frozenset[str]().union(*read)
+            more = [(_count_equation(equation), together)]
+            outputs = [together] * len(equation.outvars)
+        parts += more
+        known.update(zip(equation.outvars, outputs, strict=True))
+    return parts, [of(atom) for atom in jaxpr.outvars]
+
+
+def _fixed_flops(
+    loss: Callable[[*Arguments], Array], adapted: Params, *others: PyTree
+) -> dict[str, float]:
+    """Path -> FLOPs of the loss that do not depend on the tensor."""
+    jaxpr = jax.make_jaxpr(loss)(adapted, *others).jaxpr
+    tensors = [frozenset([path]) for path in with_paths(adapted)]
+    tensors += [frozenset()] * (len(jaxpr.invars) - len(tensors))
+    parts, _ = _parts(jaxpr, tensors)
+    return {
+        path: sum(flops for flops, read in parts if path not in read)
+        for path in with_paths(adapted)
+    }
+
+
+def _optimizer_flops(optimizer: optax.GradientTransformation, adapted: Params) -> dict[str, float]:
+    """Path -> FLOPs of the products that the optimizer makes for the tensor.
+
+    Products for several tensors together are split in proportion to the tensors' sizes.
+    """
+    with_extra = optax.with_extra_args_support(optimizer)
+
+    def update(grads: Params, params: Params) -> PyTree:
+        extra_args = {"gate": params, "step_size": params, "value": jnp.zeros(()), "grad": grads}
+        return with_extra.update(grads, with_extra.init(params), params, **extra_args)
+
+    sizes = {path: leaf.size for path, leaf in with_paths(adapted).items()}
+    jaxpr = jax.make_jaxpr(update)(adapted, adapted).jaxpr
+    parts, _ = _parts(jaxpr, [frozenset([path]) for path in (*sizes, *sizes)])
+    flops = dict.fromkeys(sizes, 0.0)
+    for count, read in parts:
+        of_all = sum(sizes[path] for path in read or sizes)
+        for path in read or sizes:
+            flops[path] += count * sizes[path] / of_all
+    return flops
 
 
 def step_costs(
-    loss_fn: LossFn, params: Params, support: PyTree, *, adapts: PathPredicate = everything
+    loss_fn: LossFn,
+    params: Params,
+    support: PyTree,
+    *,
+    adapts: PathPredicate = everything,
+    optimizer: optax.GradientTransformation | None = None,
 ) -> StepCosts:
     """Counts what a step of a loss costs on one task's support data.
 
@@ -104,6 +186,7 @@ def step_costs(
       params: leaves [*p], arrays or their shapes.
       support: one task's data, arrays or their shapes.
       adapts: selects the adapted parameters by path.
+      optimizer: the inner optimizer, over the adapted parameters; None is gradient descent.
 
     Returns:
       The costs, counted in the gradients of single tensors and of their pairs with the deepest one.
@@ -128,7 +211,10 @@ def step_costs(
     own = {path: of(path, deepest) - alone[deepest] for path in paths if path != deepest}
     own[deepest] = 0.0  # part of its backward pass, which no other tensor needs
     backward = {path: alone[path] - forward - own[path] for path in paths}
-    return StepCosts(forward, backward, own)
+    if optimizer is not None:
+        products = _optimizer_flops(optimizer, adapted)
+        own = {path: own[path] + products[path] for path in paths}
+    return StepCosts(forward, backward, own, _fixed_flops(loss, adapted, frozen, support))
 
 
 def inner_compute(lengths: dict[str, int], costs: StepCosts) -> float:
@@ -139,6 +225,8 @@ def inner_compute(lengths: dict[str, int], costs: StepCosts) -> float:
       costs: see `step_costs`.
     """
     longest = max(lengths.values(), default=0)
-    return sum(
+    steps = (
         costs.step({path: length > k for path, length in lengths.items()}) for k in range(longest)
     )
+    fixed = min((costs.fixed[path] for path, length in lengths.items() if length), default=0.0)
+    return sum(steps) - max(longest - 1, 0) * fixed

@@ -20,7 +20,8 @@ adjoint λ_k = ∂L_query/∂θ_k, the query loss has the derivative ∂L/∂κ 
   with one uniform sample u per task and value; s = σ(a_k) at test (Louizos et al. 2018,
   arXiv:1712.01312).
 
-Evaluation uses the hard gates 1[m_k ≥ ½] of every kind.
+Evaluation uses the hard gates 1[m_k ≥ ½] of every kind. Infinite learned values give gates of 0 or
+1 without a derivative.
 """
 
 from collections.abc import Callable, Mapping
@@ -46,7 +47,8 @@ def always_on(lengths: PyTree, params: Params, k: Array) -> PyTree:
 
 
 def with_derivative_of(value: Array, differentiable: Array) -> Array:
-    """Returns exactly `value`, with the derivative of `differentiable`."""
+    """Returns exactly `value`, with the derivative of `differentiable` where that is finite."""
+    differentiable = jnp.where(jnp.isfinite(differentiable), differentiable, 0)
     zero = differentiable - jax.lax.stop_gradient(differentiable)
     return jax.lax.stop_gradient(value) + zero
 
@@ -287,11 +289,11 @@ class Gates:
 
         def gates(lengths: Grouped, params: Params, k: Array) -> PyTree:
             values = {}
-            for index, (name, value) in enumerate(_values_of(lengths).items()):
+            for name, value in _values_of(lengths).items():
                 noise = None
                 if key is not None:
                     # With the same u at every k, m_k never increases.
-                    noise = jax.random.logistic(keys.group_key(key, index), jnp.shape(value))
+                    noise = jax.random.logistic(keys.named_key(key, name), jnp.shape(value))
                 step = Step(k, self.num_steps, temperature, noise)
                 values[name] = self.kind.value(value, step)
             return expand(values, params, self.granularity)

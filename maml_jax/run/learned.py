@@ -9,14 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from maml_jax.errors import UsageError
-from maml_jax.inner.optimizers.registry import learned_values
+from maml_jax.inner.optimizers.registry import (
+    initial_hyper_params,
+    learned_values,
+    make_inner_optimizer,
+)
 from maml_jax.inner.step_sizes import STEP_SIZES
 from maml_jax.lengths.flops import StepCosts, inner_compute, step_costs
 from maml_jax.lengths.gates import Gates
 from maml_jax.params import expand, split_params, with_paths
 from maml_jax.run.problems import Problem
 from maml_jax.run.spec import RunSpec
-from maml_jax.types import MetaParams, Params, PathPredicate
+from maml_jax.types import MakeOptimizer, MetaParams, Params, PathPredicate, PyTree
 
 Lengths = dict[str, np.ndarray]  # path -> hard lengths [*p]
 
@@ -47,6 +51,27 @@ class LearnedSummary:
         """Shapes of the parameters that adapt, None in place of the others."""
         return split_params(self._params, self.adapts)[0]
 
+    @property
+    def _momentum_granularity(self) -> str:
+        return self.spec.inner.learn_optimizer if self.spec.learns_optimizer else "global"
+
+    def make_optimizer(self, num_steps: int) -> MakeOptimizer:
+        """The inner optimizer of a loop with so many steps."""
+        name, granularity = self.spec.inner.optimizer, self._momentum_granularity
+        return make_inner_optimizer(name, self.adapted, num_steps, granularity)
+
+    def initial_hyper_params(self) -> dict[str, PyTree]:
+        """The initial hyper-parameters of the inner optimizer."""
+        inner = self.spec.inner
+        return initial_hyper_params(
+            inner.optimizer,
+            self.adapted,
+            step_size=inner.step_size,
+            momentum=inner.momentum,
+            inverse_condition=inner.inverse_condition,
+            granularity=self._momentum_granularity,
+        )
+
     @cached_property
     def costs(self) -> StepCosts:
         """FLOPs of an inner step on the support data of one evaluation episode."""
@@ -60,6 +85,7 @@ class LearnedSummary:
             self._params,
             support,
             adapts=self.adapts,
+            optimizer=self.make_optimizer(self.spec.eval.num_steps)(self.initial_hyper_params()),
         )
 
     @property
@@ -151,7 +177,7 @@ class LearnedSummary:
             "length/share_at_0": np.mean(every == 0),
             "length/share_at_most": np.mean(every >= most),
             "inner_compute": compute,
-            "inner_compute_share": compute / (most * self.costs.full_step),
+            "inner_compute_share": compute / self.costs.full(most),
         }
         values |= {f"sparsity/{path}": np.mean(value == 0) for path, value in lengths.items()}
         return {name: float(value) for name, value in values.items()}

@@ -14,7 +14,7 @@ from maml_jax.lengths.cost import (
     mean_length_cost,
     penalize,
 )
-from maml_jax.lengths.flops import StepCosts
+from maml_jax.lengths.flops import StepCosts, inner_compute
 from maml_jax.meta.outer import keep_within
 
 PARAMS = {"body": {"kernel": jnp.zeros((2, 3))}, "head": {"bias": jnp.zeros(2)}}
@@ -22,6 +22,7 @@ COSTS = StepCosts(
     forward=10.0,
     backward={"body/kernel": 6.0, "head/bias": 1.0},
     own={"body/kernel": 4.0, "head/bias": 2.0},
+    fixed={"body/kernel": 0.0, "head/bias": 7.0},
 )
 GATES = Gates("ramp", "tensor", num_steps=4)
 
@@ -48,6 +49,18 @@ def test_backpropagation_is_charged_down_to_the_deepest_tensor_that_is_alive() -
     grads = jax.grad(cost)(lengths(1.5, 3.5), 1.0).lengths
     np.testing.assert_allclose(grads["body/kernel"], (6 - 1 + 4) / (4 * 22), rtol=1e-6)
     np.testing.assert_allclose(grads["head/bias"], (10 + 1 + 2) / (4 * 22), rtol=1e-6)
+
+
+def test_features_below_the_adapted_tensors_are_charged_once() -> None:
+    """As in the inner compute; the full cost is that of K full steps."""
+    head = {"body": {"kernel": None}, "head": PARAMS["head"]}
+    (backward, own, fixed) = ({"head/bias": of["head/bias"]} for of in COSTS[1:])
+    costs = StepCosts(COSTS.forward, backward, own, fixed)
+    cost = compute_cost(GATES, head, costs)
+    for length in (0, 1, 3, 4):
+        expected = inner_compute({"head/bias": length}, costs) / costs.full(4)
+        meta_params = MetaParams(PARAMS, {"head/bias": jnp.array(float(length))})
+        np.testing.assert_allclose(cost(meta_params, 1.0), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("gate", ["ramp", "sigmoid", "straight_through", "hard_concrete"])

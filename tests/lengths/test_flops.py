@@ -6,16 +6,23 @@ from itertools import pairwise
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from maml_jax import Examples
+from maml_jax.inner.optimizers import (
+    curvature_matrices,
+    scale_by_anderson,
+    scale_by_curvature,
+    scale_by_heavy_ball,
+)
 from maml_jax.lengths.cost import expected_step, largest
 from maml_jax.lengths.flops import StepCosts, count_flops, inner_compute, step_costs
 from maml_jax.models.conv4 import Conv4
 from maml_jax.models.convolution import lax_convolution
 from maml_jax.models.losses import classification_loss
 from maml_jax.models.mlp import MLP
-from maml_jax.params import merge_params, split_params
+from maml_jax.params import merge_params, split_params, with_paths
 
 WAYS, SUPPORT = 3, 6
 NETWORKS = {
@@ -149,7 +156,46 @@ def test_frozen_tensors_have_no_costs():
     loss_fn, params, support = problem(*NETWORKS["mlp"])
     costs = step_costs(loss_fn, params, support, adapts=lambda path: path.startswith("head/"))
     assert set(costs.own) == {"head/kernel", "head/bias"}
-    assert costs.full_step == costs.forward + 2 * SUPPORT * 5 * WAYS
+    head = 2 * SUPPORT * 5 * WAYS
+    assert costs.full_step == costs.forward + head
+    # Its features are evaluated once; a step evaluates and differentiates the head.
+    assert costs.fixed == dict.fromkeys(costs.own, costs.forward - head) | {
+        "head/bias": costs.forward
+    }
+    assert costs.full(5) == costs.forward + 4 * head + 5 * head
+
+
+def test_the_fixed_part_of_the_forward_pass_is_what_lies_below_a_tensor():
+    widths, costs = [4, 7, 5, WAYS], network_costs("mlp")
+    layers = [2 * SUPPORT * a * b for a, b in pairwise(widths)]
+    for index, name in enumerate(["dense_0", "dense_1", "head"]):
+        assert costs.fixed[f"{name}/kernel"] == sum(layers[:index])
+        assert costs.fixed[f"{name}/bias"] == sum(layers[: index + 1])
+    convolutions = network_costs("conv4")
+    assert 0 == convolutions.fixed["conv_0/kernel"] < convolutions.fixed["conv_1/kernel"]
+    assert convolutions.fixed["head/bias"] == convolutions.forward
+
+
+def test_products_of_the_optimizer_are_charged_to_the_tensors_that_they_are_made_for():
+    loss_fn, params, support = problem(MLP((40, 40), 1), (1,))
+    matrices = jax.eval_shape(curvature_matrices, params)
+    plain = step_costs(loss_fn, params, support)
+    with_matrices = jax.tree.map(lambda of: jnp.zeros(of.shape), matrices)
+    for optimizer in (
+        scale_by_curvature(with_matrices),
+        optax.chain(scale_by_curvature(with_matrices), scale_by_heavy_ball(0.9)),
+    ):
+        costs = step_costs(loss_fn, params, support, optimizer=optimizer)
+        for path, leaf in with_paths(params).items():
+            products = sum(2 * leaf.size * axis for axis in leaf.shape)
+            assert costs.own[path] == plain.own[path] + products
+    assert costs.full_step - plain.full_step == 268_962
+    anderson = step_costs(loss_fn, params, support, optimizer=scale_by_anderson(0.1, 3))
+    added = {path: anderson.own[path] - plain.own[path] for path in plain.own}
+    sizes = {path: leaf.size for path, leaf in with_paths(params).items()}
+    # The Gram matrix, its right side, and two combinations of three columns.
+    expected = {path: (2 * 9 + 2 * 3 + 4 * 3) * size for path, size in sizes.items()}
+    assert added == pytest.approx(expected, rel=1e-3)
 
 
 # XLA also counts elementwise operations, about 15 for each output of a convolution, against
@@ -171,7 +217,8 @@ def test_counts_agree_with_xla(model, inputs):
 
 
 BY_HAND = StepCosts(100.0, {"deep": 50.0, "middle": 20.0, "top": 0.0},
-                    {"deep": 0.0, "middle": 7.0, "top": 3.0})  # fmt: skip
+                    {"deep": 0.0, "middle": 7.0, "top": 3.0},
+                    {"deep": 0.0, "middle": 30.0, "top": 80.0})  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -179,7 +226,9 @@ BY_HAND = StepCosts(100.0, {"deep": 50.0, "middle": 20.0, "top": 0.0},
     [
         ({"deep": 0, "middle": 0, "top": 0}, 0),
         ({}, 0),
-        ({"deep": 0, "middle": 0, "top": 2}, 2 * 103),
+        ({"deep": 0, "middle": 0, "top": 1}, 103),
+        ({"deep": 0, "middle": 0, "top": 3}, 103 + 2 * 23),
+        ({"deep": 0, "middle": 2, "top": 3}, 130 + 100 + 73),
         ({"deep": 1, "middle": 3, "top": 0}, 157 + 2 * 127),
         ({"deep": 2, "middle": 2, "top": 2}, 2 * BY_HAND.full_step),
     ],

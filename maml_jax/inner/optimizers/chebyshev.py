@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from maml_jax.inner.optimizers.tree_math import add, check_numbers, scale
+from maml_jax.inner.optimizers.tree_math import add, check_numbers, check_static, scale
 from maml_jax.settings import Rule, at_least, positive
 from maml_jax.types import Array, Params, PyTree
 
@@ -52,12 +52,14 @@ def scale_by_chebyshev_steps(
       num_steps: T. Later steps repeat the sequence.
 
     Raises:
+      TypeError: num_steps is traced.
       ValueError: num_steps is below 1, or an eigenvalue is a number out of range.
 
     References:
       Young, On Richardson's method for solving linear systems, 1953;
       Reichel, Newton interpolation at Leja points, 1990 (the order).
     """
+    num_steps = check_static("num_steps", num_steps)
     check_numbers(at_least(1), num_steps=num_steps)
     _check_spectrum(smallest, largest)
     nodes = np.cos((2 * np.arange(1, num_steps + 1) - 1) * np.pi / (2 * num_steps))

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from maml_jax.inner.optimizers.tree_math import mask
+from maml_jax.inner.optimizers.tree_math import map_unmasked, mask
 from maml_jax.types import Array, Params, PyTree
 
 
@@ -52,6 +52,6 @@ def scale_by_curvature(matrices: PyTree) -> optax.GradientTransformationExtraArg
         **extra: PyTree,
     ) -> tuple[PyTree, optax.EmptyState]:
         del params, extra
-        return jax.tree.map(product, mask(updates, gate), matrices), state
+        return map_unmasked(product, mask(updates, gate), matrices), state
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -8,7 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from maml_jax.inner.optimizers.tree_math import add, check_numbers, dot, mask, ratio, scale
+from maml_jax.inner.optimizers.tree_math import (
+    add,
+    check_numbers,
+    check_static,
+    dot,
+    mask,
+    ratio,
+    scale,
+)
 from maml_jax.settings import Rule, at_least, positive
 from maml_jax.types import Array, Params, PyTree
 
@@ -167,20 +175,23 @@ def _push(history: PyTree, new: PyTree, started: Array) -> PyTree:
     )
 
 
-def _mixing(changes: Array, gradient: Array, regularization: float) -> Array:
+def _mixing(changes: Array, gradient: Array, regularization: Array | float) -> Array:
     """[m]: γ of `scale_by_anderson`, from ΔG [m, p] and g [p]."""
     window = len(changes)
     product = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
     gram = product(changes, changes.T)
     mean_square = jnp.trace(gram) / window
     eps = np.finfo(gram.dtype).tiny ** 0.5
-    matrix = gram + (regularization * mean_square + eps) * jnp.eye(window, dtype=gram.dtype)
+    # Parallel columns would make the matrix singular, but for the rounding of its elements.
+    rounding = window * np.finfo(gram.dtype).eps
+    relative = jnp.maximum(jnp.asarray(regularization, gram.dtype), rounding)
+    matrix = gram + (relative * mean_square + eps) * jnp.eye(window, dtype=gram.dtype)
     mixing: Array = jnp.linalg.solve(matrix, product(changes, gradient))
     return mixing
 
 
 def scale_by_anderson(
-    step: Array | float, window: int = 5, *, regularization: float = 1e-4
+    step: Array | float, window: int = 5, *, regularization: Array | float = 1e-4
 ) -> optax.GradientTransformationExtraArgs:
     """Anderson mixing (type II) of gradient steps of size η.
 
@@ -192,15 +203,18 @@ def scale_by_anderson(
     Args:
       step: η; may be learned.
       window: m ≥ 1.
-      regularization: r, relative to the mean square of ΔG's columns. Meta-gradients in float32 need
-        about 1e-4: the columns of ΔG become parallel, and the derivative of the solution explodes.
+      regularization: r, relative to the mean square of ΔG's columns; may be traced. Meta-gradients
+        in float32 need about 1e-4: the columns of ΔG become parallel, and the derivative of the
+        solution explodes. 0 is taken as the rounding error of the matrix.
 
     Raises:
+      TypeError: the window is traced.
       ValueError: a number is out of range, or `update` gets no params.
 
     References:
       Walker, Ni, Anderson acceleration for fixed-point iterations, 2011.
     """
+    window = check_static("window", window)
     check_numbers(at_least(1), window=window)
     check_numbers(at_least(0), regularization=regularization)
     check_numbers(positive(), step=step)

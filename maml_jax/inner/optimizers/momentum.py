@@ -1,12 +1,21 @@
 """Momentum methods: heavy ball, Nesterov's method in three forms, OGM and adaptive restarts."""
 
+import operator
 from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from maml_jax.inner.optimizers.tree_math import Coefficient, add, check_numbers, dot, mask, scale
+from maml_jax.inner.optimizers.tree_math import (
+    Coefficient,
+    add,
+    check_numbers,
+    dot,
+    map_unmasked,
+    mask,
+    scale,
+)
 from maml_jax.settings import Rule, at_least, between
 from maml_jax.types import Array, Params, PyTree
 
@@ -200,7 +209,7 @@ def _is_uphill(
 ) -> Array:
     """Whether Σ α · gate · g · m < 0."""
     for factor in (of for of in (gate, step_size) if of is not None):
-        momentum = optax.tree.mul(factor, mask(momentum, factor))
+        momentum = map_unmasked(operator.mul, mask(momentum, factor), factor)
     return dot(gradient, momentum) < 0
 
 
@@ -250,7 +259,10 @@ def adaptive_restart(
             raise ValueError("restart scheme 'value' needs the loss: update(..., value=loss)")
         else:
             uphill = value > state.value
-        new_value = state.value if value is None else jnp.asarray(value, state.value.dtype)
+        # Comparisons have no derivative, so the inner loop need not take that of the loss.
+        new_value = state.value
+        if value is not None:
+            new_value = jax.lax.stop_gradient(jnp.asarray(value, state.value.dtype))
         return optax.tree.where(uphill, restarted, continued), RestartState(
             optax.tree.where(uphill, fresh, kept), new_value, state.restarts + uphill
         )

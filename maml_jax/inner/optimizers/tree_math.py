@@ -3,10 +3,13 @@
 import math
 import numbers
 import operator
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from maml_jax.settings import Rule
 from maml_jax.types import Array, PyTree
@@ -14,11 +17,23 @@ from maml_jax.types import Array, PyTree
 Coefficient = PyTree  # a scalar, or a tree that broadcasts to the parameters
 
 
+def map_unmasked(fn: Callable[..., Array], tree: PyTree, *per_leaf: PyTree) -> PyTree:
+    """Maps fn over the leaves of a tree and over what `per_leaf` has in their places.
+
+    Leaves that `optax.masked` or `optax.partition` has masked stay masked.
+    """
+
+    def apply(leaf: Any, *others: Any) -> Any:
+        return leaf if isinstance(leaf, optax.MaskedNode) else fn(leaf, *others)
+
+    return jax.tree.map(apply, tree, *per_leaf, is_leaf=lambda of: isinstance(of, optax.MaskedNode))
+
+
 def scale(coefficient: Coefficient, tree: PyTree) -> PyTree:
     """coefficient · tree, in the dtypes of the tree."""
     if jax.tree_util.treedef_is_leaf(jax.tree.structure(coefficient)):
         return jax.tree.map(lambda x: jnp.asarray(coefficient * x, x.dtype), tree)
-    return jax.tree.map(lambda c, x: jnp.asarray(c * x, x.dtype), coefficient, tree)
+    return map_unmasked(lambda x, c: jnp.asarray(c * x, x.dtype), tree, coefficient)
 
 
 def add(a: PyTree, b: PyTree) -> PyTree:
@@ -40,7 +55,7 @@ def mask(tree: PyTree, gate: PyTree | None) -> PyTree:
     """Replaces the coordinates whose gate is 0 with zeros."""
     if gate is None:
         return tree
-    return jax.tree.map(lambda m, x: jnp.where(m != 0, x, jnp.zeros_like(x)), gate, tree)
+    return map_unmasked(lambda x, m: jnp.where(m != 0, x, jnp.zeros_like(x)), tree, gate)
 
 
 def ratio(
@@ -68,3 +83,18 @@ def check_numbers(rule: Rule, **values: object) -> None:
             raise ValueError(f"{name}={value} is not finite; use {rule.allowed()}")
         if not rule.holds(value):
             raise ValueError(f"{name}={value} is not allowed; use {rule.allowed()}")
+
+
+def check_static(name: str, value: Any) -> int:
+    """The value as a Python integer, which decides shapes or constants.
+
+    Raises:
+      TypeError: it is traced, or no integer.
+    """
+    try:
+        return operator.index(value)
+    except TypeError as error:
+        raise TypeError(
+            f"{name} is no Python integer but of type {type(value).__name__}; with "
+            f"optax.inject_hyperparams, use static_args={name!r}"
+        ) from error

@@ -12,7 +12,18 @@ import optax
 import pytest
 
 from maml_jax import MetaParams
-from maml_jax.inner.optimizers import INNER_OPTIMIZERS
+from maml_jax.inner.optimizers import (
+    INNER_OPTIMIZERS,
+    adaptive_restart,
+    curvature_matrices,
+    scale_by_anderson,
+    scale_by_barzilai_borwein,
+    scale_by_conjugate_gradient,
+    scale_by_curvature,
+    scale_by_heavy_ball,
+    scale_by_nesterov,
+    scale_by_nesterov_sequence,
+)
 from maml_jax.inner.optimizers.momentum import RestartState
 from maml_jax.types import Adaptation, Array
 from tests.inner.optimizers.methods import KEY, METHODS, OVER_COORDINATES, strong
@@ -134,6 +145,45 @@ def with_a_dead_unit(make: Callable[[Any], Any], hyper: Any, alpha: float) -> An
 def test_meta_gradients_stay_finite_behind_a_dead_relu(name: str) -> None:
     hyper, make, alpha = METHODS[name]
     chex.assert_tree_all_finite(with_a_dead_unit(lambda of: make(of, STEPS), hyper, alpha))
+
+
+@pytest.mark.parametrize("compatible", [True, False])
+def test_transforms_work_on_a_part_of_the_parameters(compatible: bool) -> None:
+    """Under optax.partition they get a MaskedNode for the others, but gates of all or of their own.
+
+    A coefficient or a matrix may be there for all parameters.
+    """
+    params = {"mine": jnp.array([0.3, -0.8]), "other": jnp.array([[0.2, 0.5]])}
+    momentum = {"mine": jnp.array([0.5, 0.7]), "other": jnp.array(0.1)}
+    grads, gate = jax.tree.map(lambda p: p + 1, params), jax.tree.map(jnp.ones_like, params)
+    transforms = {
+        "curvature": lambda of: scale_by_curvature(curvature_matrices(of)),
+        "momentum": lambda of: scale_by_heavy_ball({key: momentum[key] for key in of}),
+        "nesterov": lambda of: scale_by_nesterov({key: momentum[key] for key in of}),
+        "restart": lambda of: adaptive_restart(scale_by_nesterov_sequence()),
+        "conjugate": lambda of: scale_by_conjugate_gradient(),
+        "barzilai_borwein": lambda of: scale_by_barzilai_borwein(0.1),
+        "anderson": lambda of: scale_by_anderson(0.1),
+    }
+
+    def directions(transform: Any, *trees: Any) -> list[Any]:
+        (params, grads, gate), made = trees, []
+        state = transform.init(params)
+        for size in (1.0, -0.5):
+            scaled = jax.tree.map(lambda g, size=size: size * g, grads)
+            u, state = transform.update(scaled, state, params, gate=gate, step_size=gate)
+            made.append(u["mine"])
+        return made
+
+    for make in transforms.values():
+        part = optax.partition(
+            {"part": make(params), "rest": optax.identity()},
+            {"mine": "part", "other": "rest"},
+            mask_compatible_extra_args=compatible,
+        )
+        alone = ({"mine": tree["mine"]} for tree in (params, grads, gate))
+        expected = directions(make({"mine": params["mine"]}), *alone)
+        assert_close(directions(part, params, grads, gate), expected, rtol=1e-6)
 
 
 NOT_FINITE = {

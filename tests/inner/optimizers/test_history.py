@@ -13,6 +13,8 @@ from maml_jax import MetaParams
 from maml_jax.inner.optimizers import (
     scale_by_anderson,
     scale_by_barzilai_borwein,
+    scale_by_chebyshev,
+    scale_by_chebyshev_steps,
     scale_by_conjugate_gradient,
 )
 from maml_jax.types import Array
@@ -50,6 +52,54 @@ def test_anderson_with_a_full_window_ends_like_gmres() -> None:
     points, _ = iterate(transform, 1.0, h, jnp.ones_like(h), 8)
     assert float(jnp.abs(points[-1]).max()) < 1e-5
     assert float(jnp.abs(iterate(optax.identity(), 1.0, h, jnp.ones_like(h), 8)[0][-1]).max()) > 0.1
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("size", [1, 5])
+def test_anderson_without_regularization_solves_singular_problems(size: int) -> None:
+    """The columns are parallel as soon as there are more of them than coordinates."""
+    h = jnp.linspace(0.1, 1.0, size)
+
+    def last(x: Array) -> Array:
+        transform = scale_by_anderson(1.0, 5, regularization=0.0)
+        return jnp.max(jnp.abs(iterate(transform, 1.0, h, x, size + 4)[0][-1]))
+
+    error, gradient = jax.value_and_grad(last)(jnp.ones(size))
+    assert error < 1e-30
+    assert np.all(np.abs(gradient) < 1e-30)
+
+
+INJECTED = {
+    "anderson": (scale_by_anderson, {"step": 0.1, "regularization": 1e-3}, {"window": 3}),
+    "barzilai_borwein": (
+        scale_by_barzilai_borwein,
+        {"initial_step": 0.1, "smallest": 0.5, "largest": 2.0},
+        {"kind": "long"},
+    ),
+    "chebyshev": (scale_by_chebyshev, {"smallest": 1.0, "largest": 3.0}, {}),
+    "chebyshev_steps": (
+        scale_by_chebyshev_steps,
+        {"smallest": 1.0, "largest": 3.0},
+        {"num_steps": 4},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", INJECTED)
+def test_numbers_may_be_traced_and_integers_are_named(name: str) -> None:
+    """As optax.inject_hyperparams does, which traces every number that is not static."""
+    factory, numbers, static = INJECTED[name]
+    h, start = jnp.array([1.0, 2.0, 3.0]), jnp.ones(3)
+    injected = optax.inject_hyperparams(factory, static_args=tuple(static))(**numbers, **static)
+    points, expected = (
+        jax.jit(lambda x, of=of: iterate(of, 1.0, h, x, 4)[0][-1])(start)
+        for of in (injected, factory(**numbers, **static))
+    )
+    assert_close(points, expected, rtol=1e-5, atol=1e-7)
+    for argument in {"window", "num_steps"} & static.keys():
+        traced = optax.inject_hyperparams(factory)(**numbers, **static)
+        with pytest.raises(TypeError, match=f"{argument} is no .* static_args='{argument}'"):
+            jax.jit(lambda x, of=traced: iterate(of, 1.0, h, x, 1)[0][-1])(start)
 
 
 def test_anderson_meta_gradients_do_not_depend_on_the_precision() -> None:

@@ -131,8 +131,8 @@ def test_as_direction_steps_as_optax_does():
     optimizer, support = optax.adamw(0.1), regression_data()
     params = net_params()
     adaptation = adapt(
-        regression_loss, as_direction(optimizer), MetaParams(params, step_sizes=1.0), support, jax.random.key(0),
-        num_steps=STEPS,
+        regression_loss, as_direction(optimizer), MetaParams(params, step_sizes=1.0), support,
+        jax.random.key(0), num_steps=STEPS,
     )  # fmt: skip
     state = optimizer.init(params)
     for _ in range(STEPS):
