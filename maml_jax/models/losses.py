@@ -6,6 +6,7 @@ from typing import cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from maml_jax.types import Array, Episode, Examples, LossFn, Metrics, Params
@@ -62,10 +63,12 @@ def classification_loss(model: nn.Module) -> LossFn:
 
 
 def _check_targets(targets: Array, outputs: int) -> None:
-    known = not isinstance(targets, jax.core.Tracer)
-    if known and targets.size and targets.max() >= outputs:
+    if isinstance(targets, jax.core.Tracer) or not targets.size:
+        return
+    classes = int(np.max(targets)) + 1
+    if classes > outputs:
         raise ValueError(
-            f"an episode has {int(targets.max()) + 1} classes, but the network has {outputs} "
+            f"an episode has {classes} classes, but the network has {outputs} "
             "outputs; use as many outputs as ways"
         )
 
