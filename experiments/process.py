@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -53,12 +52,10 @@ def prepare_streams() -> None:
             os.fstat(number)
         except OSError:
             os.dup2(os.open(os.devnull, os.O_RDWR), number)
-    sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8")
+    sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8", closefd=False)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    sys.stderr = _Forgiving(sys.stderr or os.fdopen(2, "w", encoding="utf-8"))
-    # What Orbax logs with tracebacks, it also raises.
-    logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+    sys.stderr = _Forgiving(sys.stderr or os.fdopen(2, "w", encoding="utf-8", closefd=False))
 
 
 def report(message: object, code: int) -> int:

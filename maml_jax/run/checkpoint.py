@@ -5,6 +5,7 @@ One of another config or program, or one that cannot be read at the moment, ends
 """
 
 import json
+import logging
 import pathlib
 import sys
 import zlib
@@ -15,15 +16,14 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from maml_jax.errors import UsageError, first_line
+from maml_jax.errors import UsageError
 from maml_jax.run.config import differences
-from maml_jax.run.files import DamagedError, Record, loads, read, unwritable, writing
+from maml_jax.run.files import DamagedError, Record, loads, read, reason_of, unwritable, writing
 from maml_jax.run.messages import note
 from maml_jax.types import PyTree, TrainState
 
 _METADATA = "_CHECKPOINT_METADATA"  # Orbax's own file, which also holds what is given to it
 _SHOWN = 3  # differences that a message names
-_LONG = 120  # characters of an error of Orbax, which has pages of them
 
 Leaves = dict[str, list[Any]]  # path -> [shape, dtype, crc32 of the bytes]
 
@@ -132,28 +132,33 @@ def _check_fits(checkpoint: pathlib.Path, saved: Leaves, expected: Leaves) -> No
 
 def _restore(checkpoint: pathlib.Path, host: TrainState) -> PyTree:
     """Reads the state with Orbax, twice where it fails: a passing fault is no damage."""
+    _quiet_orbax()
     for attempt in (1, 2):
         try:
             with ocp.StandardCheckpointer() as checkpointer:
                 return checkpointer.restore(checkpoint.absolute() / "default", host)
         except Exception as error:  # Orbax raises many kinds for damaged files
-            _ignore_late_reads()
             if attempt == 2:
                 _check_readable(checkpoint)
-                raise DamagedError(first_line(error)[:_LONG]) from error
+                raise DamagedError(reason_of(error)) from error
     raise AssertionError
 
 
 @cache
-def _ignore_late_reads() -> None:
-    """Where one read fails, Orbax leaves others under way, which then find no event loop."""
-    before = sys.unraisablehook
+def _quiet_orbax() -> None:
+    """Drops the pages that are printed about an error that Orbax raises as well."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        return "orbax" not in record.pathname and "never retrieved" not in record.getMessage()
 
     def hook(unraisable: Any) -> None:
         if "Event loop is closed" not in str(unraisable.exc_value):
             before(unraisable)
 
-    sys.unraisablehook = hook
+    # Where one leaf fails, the others are still under way when their event loop ends.
+    before, sys.unraisablehook = sys.unraisablehook, hook
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(keep)
 
 
 def _check_readable(checkpoint: pathlib.Path) -> None:
@@ -214,7 +219,7 @@ def newest(directory: pathlib.Path, template: TrainState, config: Record) -> Res
         raise UsageError(
             f"none of the checkpoints {list(reversed(steps))} in {directory} can be read "
             f"({'; '.join(damaged.values())}); nothing was changed. Restore one from a copy, or "
-            f"remove {directory} to begin anew"
+            f"remove {directory} to begin without them"
         )
     return None
 
@@ -230,6 +235,7 @@ class Checkpoints:
 
     @cached_property
     def _manager(self) -> ocp.CheckpointManager:
+        _quiet_orbax()
         options = ocp.CheckpointManagerOptions(
             max_to_keep=self._keep,
             cleanup_tmp_directories=True,  # of killed writers

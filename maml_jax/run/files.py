@@ -14,6 +14,7 @@ from maml_jax.errors import UsageError, first_line
 
 Record = dict[str, Any]  # a JSON object
 
+_LONG = 120  # characters of a message that another one includes
 _NOT_FINITE = "_not_finite"  # ends the name of the field that says what a null stands for
 _TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")  # the number is the process that writes it
 
@@ -41,11 +42,20 @@ def local_folder(folder: str | os.PathLike[str]) -> pathlib.Path:
 
 def unwritable(path: pathlib.Path, error: Exception) -> UsageError:
     """Says that a file cannot be written, and why."""
-    reason = getattr(error, "strerror", None) or first_line(error)[:120]
     return UsageError(
-        f"{path} cannot be written ({reason}); what was there is kept. Make room or get write "
-        "access and call the same command again, or use another --workdir"
+        f"{path} cannot be written ({reason_of(error)}); what was there is kept. Make room or get "
+        "write access and call the same command again, or use another --workdir"
     )
+
+
+def reason_of(error: Exception) -> str:
+    """What the system said, or the end of the first line of an error of Orbax."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if code := re.search(r"os_error_code='(\d+)'", str(error)):
+        return os.strerror(int(code[1]))
+    line = first_line(error).partition(" [tensorstore_spec")[0]
+    return line if len(line) <= _LONG else f"... {line[-_LONG:]}"
 
 
 @contextlib.contextmanager

@@ -15,8 +15,8 @@ from typing import Any
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from maml_jax.errors import DivergedError
-from maml_jax.parallel import COUNTS
+from maml_jax.errors import DivergedError, UsageError
+from maml_jax.meta.train_step import COUNTS, FINITE_SHARE
 from maml_jax.run import files, provenance
 from maml_jax.run.build import Experiment, build
 from maml_jax.run.checkpoint import Checkpoints
@@ -84,10 +84,10 @@ def _crossed(before: int, after: int, every: int) -> bool:
 class _Progress:
     """The progress bar, and the log: means of metrics and sums of counts over log_every steps."""
 
-    def __init__(self, spec: RunSpec, workdir: pathlib.Path, step: int) -> None:
+    def __init__(self, spec: RunSpec, workdir: pathlib.Path, step: int, log: str | None) -> None:
         self._spec = spec
         self._step = step
-        self._writer = MetricWriter(workdir, step)
+        self._writer = MetricWriter(workdir, step, log)
         self._bar = tqdm(
             total=spec.num_meta_steps, initial=step, unit=" meta-steps", desc=workdir.name
         )
@@ -102,6 +102,8 @@ class _Progress:
         """Adds the metrics of a dispatch; at the end of an interval writes them and a summary."""
         number = step - self._step
         for name, value in metrics.items():
+            if value.ndim:
+                raise UsageError(f"metric {name!r} has shape {value.shape}; give a scalar")
             weight = 1 if name in COUNTS else number
             self._sums[name] = self._sums.get(name, 0.0) + weight * float(value)
         self._steps += number
@@ -119,18 +121,14 @@ class _Progress:
     def _write(self, step: int, summary: dict[str, float]) -> None:
         seconds = time.perf_counter() - self._started
         means = {n: v if n in COUNTS else v / self._steps for n, v in self._sums.items()}
+        means = {n: v for n, v in means.items() if v != 1 or not n.startswith(FINITE_SHARE)}
         speed = {"seconds": seconds, "meta_steps_per_second": self._steps / seconds}
         self._writer.write(step, means | speed | summary)
         self._start_interval()
 
-    @property
-    def lines(self) -> int:
-        """How many lines the log has."""
-        return self._writer.lines
-
-    def sync(self) -> None:
-        """Waits until the log is on the disk."""
-        self._writer.sync()
+    def packed_log(self) -> str:
+        """The log, for a checkpoint."""
+        return self._writer.packed_log()
 
     def close(self) -> None:
         """Closes the bar and flushes the log."""
@@ -208,14 +206,13 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> TrainState:
         state, about = restored.state, restored.about
         note(f"resuming from meta-step {int(state.step)} of {spec.num_meta_steps}")
     selection = _Selection(experiment, workdir, state)
-    progress = _Progress(spec, workdir, int(state.step))
-    _tell_what_is_lost(about, progress, selection)
+    progress = _Progress(spec, workdir, int(state.step), about.get("log"))
+    if (selection.step or 0) < (about.get("best_step") or 0):
+        note(f"{BEST} lacks the best parameters before the checkpoint; going on without them")
 
     def save(state: TrainState) -> None:
-        # What came before the checkpoint is on the disk before it.
-        progress.sync()
-        selection.wait()
-        checkpoints.save(state, log_lines=progress.lines, best_step=selection.step)
+        selection.wait()  # the best parameters are on the disk before a checkpoint counts on them
+        checkpoints.save(state, log=progress.packed_log(), best_step=selection.step)
 
     with closing(checkpoints), closing(selection), closing(progress), stop_requests() as received:
         step = int(state.step)
@@ -236,15 +233,6 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> TrainState:
             step = stop
     _check_moved(state)
     return state
-
-
-def _tell_what_is_lost(about: Record, progress: _Progress, selection: _Selection) -> None:
-    """Compares what is there with what a checkpoint says."""
-    lost = about.get("log_lines", 0) - progress.lines
-    if lost > 0:
-        note(f"metrics.jsonl lacks {lost} lines from before the checkpoint; going on without them")
-    if (selection.step or 0) < (about.get("best_step") or 0):
-        note(f"{BEST} lacks the best parameters before the checkpoint; going on without them")
 
 
 def _check_finite(state: TrainState, spec: RunSpec, save: Callable[[TrainState], None]) -> None:

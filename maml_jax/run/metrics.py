@@ -1,8 +1,11 @@
 """Metrics of a run: metrics.jsonl for programs, TensorBoard events for people."""
 
+import base64
+import contextlib
 import os
 import pathlib
 import time
+import zlib
 from collections.abc import Iterator
 
 from tensorboardX.event_file_writer import EventsWriter
@@ -12,6 +15,8 @@ from tensorboardX.summary import scalar
 from maml_jax.run import files
 from maml_jax.run.files import DamagedError, Record
 
+_FLUSH_SECONDS = 60.0  # after which TensorBoard sees what is new
+
 
 def read_metrics(workdir: pathlib.Path) -> Iterator[Record]:
     """The lines of metrics.jsonl, without a last line that a kill has cut short.
@@ -20,18 +25,16 @@ def read_metrics(workdir: pathlib.Path) -> Iterator[Record]:
       DamagedError: another line cannot be read.
     """
     path = workdir / "metrics.jsonl"
-    *lines, rest = (files.read(path) or "").split("\n")
-    for number, line in enumerate(lines, 1):
-        try:
-            yield _parsed(line, f"{path}, line {number},")
-        except DamagedError as error:
-            raise DamagedError(
-                f"{error}; restore the file from a copy, or remove that line"
-            ) from error
     try:
+        *lines, rest = (files.read(path) or "").split("\n")
+        for number, line in enumerate(lines, 1):
+            yield _parsed(line, f"{path}, line {number},")
+    except DamagedError as error:
+        raise DamagedError(
+            f"{error}; restore it from a copy, or let the run's train command make it again"
+        ) from error
+    with contextlib.suppress(DamagedError):
         yield _parsed(rest, path)
-    except DamagedError:
-        return
 
 
 def _parsed(line: str, name: object) -> Record:
@@ -43,27 +46,33 @@ def _parsed(line: str, name: object) -> Record:
 
 
 class MetricWriter:
-    """Appends to both from `step` on; what an interrupted run logged after that step is dropped.
+    """Appends to both from `step` on; what an interrupted run logged after that step is dropped."""
 
-    Attributes:
-      lines: how many lines metrics.jsonl has.
-    """
-
-    def __init__(self, workdir: pathlib.Path, step: int) -> None:
+    def __init__(self, workdir: pathlib.Path, step: int, log: str | None = None) -> None:
         """Opens the files of workdir for a run that is at `step`.
 
+        Args:
+          workdir: folder of the run.
+          step: meta-steps done.
+          log: what `packed_log` gave at that step; None takes the lines from metrics.jsonl.
+
         Raises:
-          UsageError: they cannot be read or written.
+          UsageError: the files cannot be read or written.
         """
-        kept = [files.dumps(line) + "\n" for line in read_metrics(workdir) if line["step"] <= step]
-        self.lines = len(kept)
         self._path = workdir / "metrics.jsonl"
-        files.write(self._path, "".join(kept))
+        self._log = ""
+        if log is not None:
+            self._log = zlib.decompress(base64.b64decode(log)).decode()
+        elif step:
+            kept = [line for line in read_metrics(workdir) if line["step"] <= step]
+            self._log = "".join(files.dumps(line) + "\n" for line in kept)
         folder = workdir / "tensorboard"
         with files.writing(folder):
-            folder.mkdir(exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             # SummaryWriter writes in a thread, for which a run would wait forever on a full disk.
             self._events = EventsWriter(str(folder / "events"), f".{os.getpid()}.{step}")
+        files.write(self._path, self._log)
+        self._next_flush = 0.0
         start = SessionLog(status=SessionLog.START)  # hides events of later steps
         self._write_event(Event(step=step + 1, session_log=start))
 
@@ -77,19 +86,20 @@ class MetricWriter:
         Raises:
           UsageError: the files cannot be written.
         """
+        line = files.dumps({"step": step, **values}) + "\n"
         with files.writing(self._path):
             with self._path.open("a", encoding="utf-8") as file:
-                file.write(files.dumps({"step": step, **values}) + "\n")
+                file.write(line)
             for name, value in values.items():
                 self._write_event(Event(step=step, summary=scalar(name, value)))
-        self.lines += 1
+            if time.monotonic() > self._next_flush:
+                self._events.flush()
+                self._next_flush = time.monotonic() + _FLUSH_SECONDS
+        self._log += line
 
-    def sync(self) -> None:
-        """Waits until all is on the disk: what a checkpoint relies on is there before it."""
-        with files.writing(self._path):
-            with self._path.open("a", encoding="utf-8") as file:
-                os.fsync(file.fileno())
-            self._events.flush()
+    def packed_log(self) -> str:
+        """All lines, for a checkpoint: metrics.jsonl can then be made again."""
+        return base64.b64encode(zlib.compress(self._log.encode())).decode()
 
     def close(self) -> None:
         """Flushes the events."""

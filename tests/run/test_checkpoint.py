@@ -33,7 +33,7 @@ def state(step: int, **init: jax.Array) -> TrainState:
 def write(directory: pathlib.Path, *steps: int, keep: int = 2) -> pathlib.Path:
     checkpoints = Checkpoints(directory, CONFIG, keep)
     for step in steps:
-        checkpoints.save(state(step), log_lines=step)
+        checkpoints.save(state(step), log=str(step))
     checkpoints.close()
     return directory
 
@@ -65,7 +65,7 @@ def assert_is(got: TrainState, step: int) -> None:
 def test_a_checkpoint_has_the_state_and_what_was_saved_beside_it(directory: pathlib.Path) -> None:
     restored = newest(directory, state(0), CONFIG)
     assert_is(restored.state, 40)
-    assert restored.about["log_lines"] == 40
+    assert restored.about["log"] == "40"
     assert restored.about["config"] == CONFIG
     assert newest(directory / "nothing", state(0), CONFIG) is None
 
@@ -151,7 +151,7 @@ def test_if_all_are_damaged_the_call_ends_and_nothing_is_changed(directory: path
     spoil(directory / "40")
     before = content(directory.parent)
     for read in (newest, lambda *of: Checkpoints(directory, CONFIG, 2).restore(state(0))):
-        with pytest.raises(UsageError, match=r"none of the checkpoints \[40, 20\].*begin anew"):
+        with pytest.raises(UsageError, match=r"none of the checkpoints \[40, 20\].*begin without"):
             read(directory, state(0), CONFIG)
     assert content(directory.parent) == before
 
