@@ -65,7 +65,7 @@ def classification_loss(model: nn.Module) -> LossFn:
 def _check_targets(targets: Array, outputs: int) -> None:
     if isinstance(targets, jax.core.Tracer) or not targets.size:
         return
-    classes = int(np.max(targets)) + 1
+    classes = int(np.asarray(targets).max()) + 1
     if classes > outputs:
         raise ValueError(
             f"an episode has {classes} classes, but the network has {outputs} "
