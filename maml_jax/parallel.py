@@ -15,7 +15,7 @@ from maml_jax import keys
 from maml_jax.checks import check_count, check_meta_params, describe
 from maml_jax.errors import UsageError, first_line
 from maml_jax.meta.batching import largest_divisor, map_tasks
-from maml_jax.meta.evaluate import Estimate, make_task_evaluation, summarise
+from maml_jax.meta.evaluate import EpisodeCounts, Estimate, make_task_evaluation, summarise
 from maml_jax.meta.train_step import COUNTS, strong_array
 from maml_jax.types import (
     AdaptFn,
@@ -34,11 +34,11 @@ AXIS = "devices"
 
 
 class EvaluationFn(Protocol):
-    """Evaluates on the episodes of a key: ({"loss": Estimate [K+1], ...}, diverged episodes)."""
+    """Evaluates on the episodes of a key: ({"loss": Estimate [K+1], ...}, episode counts)."""
 
     def __call__(
         self, meta_params: MetaParams, key: Array, /
-    ) -> tuple[dict[str, Estimate], int]: ...
+    ) -> tuple[dict[str, Estimate], EpisodeCounts]: ...
 
 
 def available_devices() -> list[jax.Device]:
@@ -201,8 +201,8 @@ def make_evaluation(
       devices: the devices; None uses all available ones.
 
     Returns:
-      evaluation(meta_params, key) -> ({"loss": Estimate [K+1], ...}, number of diverged episodes,
-      which are left out). It compiles once.
+      evaluation(meta_params, key) -> ({"loss": Estimate [K+1], ...}, counts of all, diverged and
+      not finite episodes), see `maml_jax.meta.evaluate.summarise`. It compiles once.
 
     Raises:
       ValueError: num_episodes or chunk is below 1.
@@ -221,7 +221,9 @@ def make_evaluation(
 
     mapped = jax.pmap(run, AXIS, in_axes=(None, None, 0), devices=devices)
 
-    def evaluation(meta_params: MetaParams, key: Array) -> tuple[dict[str, Estimate], int]:
+    def evaluation(
+        meta_params: MetaParams, key: Array
+    ) -> tuple[dict[str, Estimate], EpisodeCounts]:
         check_meta_params(meta_params)
         keys.check_key(key)
         _check_alive("meta_params", meta_params)
@@ -243,7 +245,7 @@ def evaluate(
     num_episodes: int = 600,
     chunk: int = 100,
     devices: Sequence[jax.Device] | None = None,
-) -> tuple[dict[str, Estimate], int]:
+) -> tuple[dict[str, Estimate], EpisodeCounts]:
     """Makes an evaluation and calls it once; see `make_evaluation`."""
     evaluation = make_evaluation(
         adapt, query_loss, sample_episode,

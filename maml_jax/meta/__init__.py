@@ -5,7 +5,7 @@
 the maps and sums over tasks. `maml_jax.parallel` distributes them over devices.
 """
 
-from maml_jax.meta.evaluate import Estimate, summarise
+from maml_jax.meta.evaluate import EpisodeCounts, Estimate, summarise
 from maml_jax.meta.objective import Objective, multi_step_weights
 from maml_jax.meta.outer import (
     MetaObjective,
@@ -18,6 +18,7 @@ from maml_jax.meta.outer import (
 from maml_jax.meta.train_step import TrainStep, init_state
 
 __all__ = [
+    "EpisodeCounts",
     "Estimate",
     "MetaObjective",
     "Objective",

@@ -10,14 +10,25 @@ from maml_jax.meta.objective import as_metrics
 from maml_jax.meta.sampling import check_sampler
 from maml_jax.types import AdaptFn, Array, EpisodeSampler, LossFn, MetaParams, Metrics, Params
 
+DIVERGED = 10.0  # times the loss before adaptation
+
 
 class Estimate(NamedTuple):
-    """A mean over episodes, the half-width of its 95% confidence interval, and the median."""
+    """Statistics of one metric over episodes, after every inner step."""
 
-    mean: np.ndarray  # [K+1]
-    ci95: np.ndarray  # [K+1]
-    median: np.ndarray  # [K+1], robust to a few diverged episodes
-    finite: np.ndarray  # [K+1], share of the episodes, without diverged ones, that these are over
+    mean: np.ndarray  # [K+1], without the diverged episodes
+    ci95: np.ndarray  # [K+1], half-width of the 95% confidence interval of `mean`
+    median: np.ndarray  # [K+1], over all episodes
+    finite: np.ndarray  # [K+1], share of the episodes of `mean` where the metric is finite
+    finite_mean: np.ndarray  # [K+1], over all episodes with finite losses, for selecting
+
+
+class EpisodeCounts(NamedTuple):
+    """How many episodes there were, and how many of them went wrong."""
+
+    total: int
+    diverged: int  # not finite, or far above the loss before adaptation; not in `Estimate.mean`
+    not_finite: int
 
 
 class TaskEvaluation(Protocol):
@@ -49,29 +60,47 @@ def make_task_evaluation(
     return evaluate_task
 
 
-def summarise(per_episode: dict[str, Array]) -> tuple[dict[str, Estimate], int]:
+def diverged(losses: np.ndarray) -> np.ndarray:
+    """Whether the loss of each episode [episodes, K+1] explodes in adaptation, [episodes].
+
+    It does if it is not finite after some step, or more than 10 times as large as before adaptation
+    (its own or, if that is larger, the median of all episodes).
+    """
+    finite = np.isfinite(losses).all(axis=1)
+    before = losses[:, :1]
+    bound = DIVERGED * np.maximum(before, np.median(before[finite]) if finite.any() else 0.0)
+    return np.asarray(~finite | (losses > bound).any(axis=1))
+
+
+def summarise(per_episode: dict[str, Array]) -> tuple[dict[str, Estimate], EpisodeCounts]:
     """Mean, 1.96 σ/√n and median of arrays [episodes, K+1, ...].
 
-    An episode has diverged if its loss is not finite. Metrics are estimated from the other episodes
-    in which they are finite.
+    A few diverged episodes would decide a mean of losses. They are counted instead: means are taken
+    over the other episodes, and medians over all. Metrics are estimated from the episodes in which
+    they are finite.
 
     Args:
       per_episode: "loss" [episodes, K+1], and metrics.
 
     Returns:
-      ({name: Estimate}, number of diverged episodes, which are left out in every array).
+      ({name: Estimate}, the counts of episodes).
     """
-    converged = np.isfinite(np.asarray(per_episode["loss"])).all(axis=1)
+    losses = np.asarray(per_episode["loss"], np.float64)
+    finite = np.isfinite(losses).all(axis=1)
+    converged = ~diverged(losses)
     estimates = {}
     for name, values in per_episode.items():
-        kept = np.asarray(values, np.float64)[converged]
-        finite = np.ma.masked_invalid(kept)
-        number = finite.count(axis=0)
+        every = np.ma.masked_invalid(np.asarray(values, np.float64))
+        kept = every[converged]
+        number = kept.count(axis=0)
+        of_all = np.where(np.isfinite(losses), losses, np.inf) if name == "loss" else every[finite]
         statistics = (
-            finite.mean(axis=0),
-            1.96 * finite.std(axis=0, ddof=1) / np.sqrt(number),
-            cast(Any, np.ma).median(finite, axis=0),
+            kept.mean(axis=0),
+            1.96 * kept.std(axis=0, ddof=1) / np.sqrt(number),
+            cast(Any, np.ma).median(of_all, axis=0),
             number / max(len(kept), 1),
+            every[finite].mean(axis=0),
         )
         estimates[name] = Estimate(*(np.ma.filled(of, np.nan) for of in statistics))
-    return estimates, int((~converged).sum())
+    counts = EpisodeCounts(len(losses), int((~converged).sum()), int((~finite).sum()))
+    return estimates, counts

@@ -10,7 +10,7 @@ from maml_jax.inner.adapt import InnerLoop
 from maml_jax.inner.optimizers.registry import INNER_OPTIMIZERS
 from maml_jax.keys import gate_key, stream_key
 from maml_jax.lengths.gates import Gates
-from maml_jax.meta.evaluate import Estimate
+from maml_jax.meta.evaluate import EpisodeCounts, Estimate
 from maml_jax.parallel import EvaluationFn, make_evaluation
 from maml_jax.run.problems import Problem
 from maml_jax.run.spec import RunSpec
@@ -29,7 +29,7 @@ class Evaluation(NamedTuple):
     """Adaptation to fixed held-out episodes."""
 
     estimates: dict[str, Estimate]  # "loss" and the problem's metrics, each [K+1]
-    nonfinite: int  # diverged episodes, which are left out
+    counts: EpisodeCounts
     step_size: float | None  # the step size that was used; None if step sizes are learned
 
 
@@ -76,14 +76,15 @@ def make_evaluate(
 
     def at(
         meta_params: MetaParams, stream: str, soft: bool = False
-    ) -> tuple[dict[str, Estimate], int]:
+    ) -> tuple[dict[str, Estimate], EpisodeCounts]:
         return on(stream, soft)(meta_params, stream_key(spec.seed, stream))
 
     def tuned(meta_params: MetaParams) -> MetaParams:
         tried = {}
         for step_size in (first_step_size(spec) * factor for factor in STEP_SIZE_GRID):
-            estimates, nonfinite = at(meta_params._replace(step_sizes=step_size), "validation")
-            tried[step_size] = np.inf if nonfinite else estimates["loss"].mean[-1]
+            estimates, counts = at(meta_params._replace(step_sizes=step_size), "validation")
+            loss = estimates["loss"].finite_mean[-1]
+            tried[step_size] = np.inf if counts.not_finite else loss
         return meta_params._replace(step_sizes=min(tried, key=lambda size: tried[size]))
 
     def evaluate(meta_params: MetaParams, stream: str = "test", soft: bool = False) -> Evaluation:

@@ -160,11 +160,11 @@ class _Selection:
     def validate(self, state: TrainState, progress: _Progress) -> None:
         """Scores the state by accuracy after the last inner step, or by −loss without accuracy."""
         evaluation = self._experiment.evaluate(state.meta_params, "validation")
-        last = {name: float(est.mean[-1]) for name, est in evaluation.estimates.items()}
+        last = {name: float(est.finite_mean[-1]) for name, est in evaluation.estimates.items()}
         score = last.get("accuracy", -last["loss"])
         values = {f"validation_{name}": value for name, value in last.items()}
         values["validation_loss_median"] = float(evaluation.estimates["loss"].median[-1])
-        values |= {"validation_score": score, "validation_nonfinite": evaluation.nonfinite}
+        values |= {"validation_score": score, "validation_nonfinite": evaluation.counts.not_finite}
         progress.write_validation(int(state.step), values)
         if score > self._best:
             self._best, self.step = score, int(state.step)

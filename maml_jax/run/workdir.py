@@ -141,7 +141,11 @@ def load_run(
 
 
 def _estimates(evaluation: Evaluation) -> Record:
-    record: Record = {"nonfinite_episodes": evaluation.nonfinite}
+    counts = evaluation.counts
+    record: Record = {
+        "diverged_episodes": counts.diverged,
+        "nonfinite_episodes": counts.not_finite,
+    }
     for name, estimate in evaluation.estimates.items():
         record[name] = [float(value) for value in estimate.mean]
         record[f"{name}_ci95"] = [float(value) for value in estimate.ci95]
