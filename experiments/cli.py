@@ -17,6 +17,7 @@ from experiments.process import FolderParser, ending_in_one_line, prepare_stream
 from maml_jax.errors import UsageError
 from maml_jax.run.config import check_key, default_config, describe_keys, flatten
 from maml_jax.run.files import dumps
+from maml_jax.run.formats import adaptation_table
 
 flags.DEFINE_list("import", [], "modules to import first: they register tasks, models and others")
 
@@ -96,16 +97,8 @@ def whole_numbers(flag: flags.FlagHolder[list[str]]) -> list[int]:
 
 
 def print_record(record: dict[str, Any]) -> None:
-    """Mean and 95% interval after every inner step, then all as one line of JSON."""
-    measure = "accuracy" if "accuracy" in record else "loss"
-    columns = {"": record, ", selected by validation": record.get("selected")}
-    for step in range(len(record[measure])):
-        shown = [
-            f"{measure} {of[measure][step]:.4f} ± {of[f'{measure}_ci95'][step]:.4f}{name}"
-            for name, of in columns.items()
-            if of is not None
-        ]
-        print(f"after {step:3d} steps: {'; '.join(shown)}")
+    """A table of the adaptation, then all as one line of JSON."""
+    print(adaptation_table(record))
     print(dumps(record))
 
 
