@@ -40,8 +40,12 @@ def read(name: str) -> Record:
     if not path.is_file():
         kept = ", ".join(sorted(of.stem for of in RESULTS.glob("*.json")))
         raise UsageError(f"result {name!r} does not exist; there are: {kept}")
-    record: Record = json.loads(path.read_text(), object_hook=_with_current_names)
+    record: Record = json.loads(path.read_text("utf-8"), object_hook=_current)
     return record
+
+
+def _current(record: Record) -> Record:
+    return _with_current_names(files.with_not_finite(record))
 
 
 def _with_current_names(record: Record) -> Record:

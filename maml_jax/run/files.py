@@ -118,7 +118,7 @@ def loads(text: str, name: object) -> Record:
       DamagedError: the text is none; `name` says where it is from.
     """
     try:
-        record = json.loads(text, object_hook=_with)
+        record = json.loads(text, object_hook=with_not_finite)
     except (ValueError, TypeError, LookupError, RecursionError) as error:
         raise DamagedError(f"{name} holds no valid JSON ({first_line(error)})") from error
     if not isinstance(record, dict):
@@ -156,7 +156,8 @@ def _without(value: Any) -> Any:
     return None if _reason(value) else value
 
 
-def _with(record: Record) -> Record:
+def with_not_finite(record: Record) -> Record:
+    """The object with the numbers that a field beside them says, in place of null."""
     for key, reason in list(record.items()):
         name = key.removesuffix(_NOT_FINITE)
         if name != key and name in record and isinstance(reason, str | dict):
