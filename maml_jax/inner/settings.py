@@ -24,6 +24,9 @@ class InnerSettings:
         "μ/L of chebyshev and nesterov_strongly_convex, with L = 1/step_size",
         between(0, 1, with_low=False),
     )
+    clip_norm: float = setting(
+        0.0, "clips the L2 norm of inner gradients; 0: no clipping", at_least(0)
+    )
     learn_optimizer: str = setting(
         "none",
         "granularity of a learned momentum; global learns the other hyper-parameters",

@@ -47,6 +47,7 @@ semi-iteration is optimal after every number of steps.
 """
 
 from maml_jax.inner.optimizers.chebyshev import scale_by_chebyshev, scale_by_chebyshev_steps
+from maml_jax.inner.optimizers.clipping import clip_by_norm
 from maml_jax.inner.optimizers.curvature import curvature_matrices, scale_by_curvature
 from maml_jax.inner.optimizers.history import (
     scale_by_anderson,
@@ -79,6 +80,7 @@ __all__ = [
     "adam",
     "adaptive_restart",
     "as_direction",
+    "clip_by_norm",
     "curvature_matrices",
     "heavy_ball",
     "initial_hyper_params",
