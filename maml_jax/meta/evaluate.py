@@ -64,11 +64,13 @@ def diverged(losses: np.ndarray) -> np.ndarray:
     """Whether the loss of each episode [episodes, K+1] explodes in adaptation, [episodes].
 
     It does if it is not finite after some step, or more than 10 times as large as before adaptation
-    (its own or, if that is larger, the median of all episodes).
+    (its own or, if that is larger, the median of all episodes). A loss that is negative before
+    adaptation explodes if it rises by 9 times its size.
     """
     finite = np.isfinite(losses).all(axis=1)
     before = losses[:, :1]
-    bound = DIVERGED * np.maximum(before, np.median(before[finite]) if finite.any() else 0.0)
+    usual = np.maximum(before, np.median(before[finite]) if finite.any() else 0.0)
+    bound = np.where(usual < 0, 2 - DIVERGED, DIVERGED) * usual
     return np.asarray(~finite | (losses > bound).any(axis=1))
 
 

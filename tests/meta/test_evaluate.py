@@ -68,3 +68,10 @@ def test_the_median_is_over_all_episodes():
     estimates, _ = summarise({"loss": losses})
     np.testing.assert_array_equal(estimates["loss"].median, [1, 1e9])
     np.testing.assert_allclose(estimates["loss"].mean, [1, 0.6])
+
+
+def test_negative_losses_do_not_count_as_diverged():
+    losses = np.array([[-1.0, -2.0], [-1.0, -0.5], [-1.0, 7.0], [-1.0, 9.0]])
+    estimates, counts = summarise({"loss": losses})
+    assert counts == (4, 1, 0)
+    np.testing.assert_allclose(estimates["loss"].mean, [-1, 1.5])
