@@ -72,6 +72,13 @@ def _refuse_derivative(residuals: None, cotangent: PyTree) -> tuple[PyTree]:
 _without_derivative.defvjp(lambda monitored: (monitored, None), _refuse_derivative)
 
 
+_CONSTANT = {  # why a field of MetaParams may have no derivative
+    "lengths": "the gates have no derivative, as those of Gates.hard",
+    "step_sizes": "the step sizes of the inner loop do not depend on it",
+    "optimizer": "the inner optimizer does not depend on it",
+}
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class InnerLoop:
     """The inner loop of one task: call it to adapt, and vmap it over tasks.
@@ -149,16 +156,15 @@ class InnerLoop:
             return META_GRADIENTS.find(self.meta_gradient)
         return self.meta_gradient
 
-    def has_gradient(self, meta_params: MetaParams, field: str) -> bool:
-        """Whether the result has a derivative with respect to a field of the meta-parameters.
-
-        False if the derivative is 0 by construction: the estimator has one for the initialization
-        alone, no step is taken, or gates, step sizes or optimizer do not depend on the field.
-        """
+    def why_constant(self, meta_params: MetaParams, field: str) -> str | None:
+        """Why the result has no derivative in a field of MetaParams; None if it has one."""
         if field == "init":
-            return True
-        if self.estimator.only_init or not self.num_steps:
-            return False
+            return None
+        if self.estimator.only_init:
+            kind = self.meta_gradient if isinstance(self.meta_gradient, str) else "a meta-gradient"
+            return f"{kind} differentiates the initialization alone"
+        if not self.num_steps:
+            return "num_steps=0 takes no step"
         origin, _ = split_params(meta_params.init, self.adapts)
         floats, others = split_floats(getattr(meta_params, field))
         k = jnp.zeros((), jnp.int32)
@@ -171,7 +177,7 @@ class InnerLoop:
             carry = (origin, optimizer.init(origin))
             return take_step(optimizer, carry, (jnp.zeros(()), origin), gates, alphas, None)
 
-        return depends_on(step, floats)
+        return None if depends_on(step, floats) else _CONSTANT[field]
 
     def __call__(
         self,

@@ -82,6 +82,10 @@ class Objective:
         the scan; None uses the loss after the last step.
       lengths: the gates of learned lengths, and the penalty that is added to the loss. With a
         budget, the extras of the state are {"dual": λ}, where λ starts at 0.
+
+    Raises:
+      ValueError: `step_weights` or `lengths` with an estimator that differentiates the
+        initialization alone.
     """
 
     inner_loop: InnerLoop
@@ -89,6 +93,36 @@ class Objective:
     _: dataclasses.KW_ONLY
     step_weights: StepWeightsFn | None = None
     lengths: LearnedLengths | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        for name in ("step_weights", "lengths"):
+            if self.inner_loop.estimator.only_init and getattr(self, name) is not None:
+                raise ValueError(
+                    f"{name} would have no gradient with this meta_gradient, which differentiates "
+                    "the initialization alone, through the adapted parameters; leave out "
+                    f"{name}, or use meta_gradient='exact'"
+                )
+
+    def check_learned(self, meta_params: MetaParams, learned: Collection[str]) -> None:
+        """Checks that learned fields of MetaParams have a gradient.
+
+        Raises:
+          ValueError: a field is empty, or its gradient is 0 by construction.
+        """
+        inner_loop = self.inner_loop
+        if self.lengths is not None:
+            inner_loop = dataclasses.replace(inner_loop, gates=self.lengths.gates.soft())
+        for field in learned:
+            if not jax.tree.leaves(getattr(meta_params, field)):
+                reason: str | None = f"MetaParams.{field} is empty"
+            else:
+                reason = inner_loop.why_constant(meta_params, field)
+            if reason is not None:
+                raise ValueError(
+                    f"{field!r} is learned, but has no gradient: {reason}; leave it out of "
+                    "outer_chain or TrainStep(learned=...), or change the inner loop"
+                )
 
     def __call__(
         self, meta_params: MetaParams, episode: PyTree, key: Array, step: Array, extras: PyTree

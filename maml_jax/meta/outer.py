@@ -64,6 +64,7 @@ class OuterStep(NamedTuple):
 
     init: InitOuter
     step: OuterStepFn
+    learned: Collection[str] | None = None  # the fields of MetaParams that it learns, if known
 
 
 def check_outer(outer: object) -> None:
@@ -108,6 +109,7 @@ def optax_outer(optimizer: optax.GradientTransformation) -> OuterStep:
     Args:
       optimizer: a transform over MetaParams, such as `outer_chain` makes.
     """
+    learned = getattr(optimizer, "learned", MetaParams._fields)
     # apply_if_finite lets NaN in after max_consecutive_errors; the driver stops long before.
     optimizer = optax.apply_if_finite(optimizer, max_consecutive_errors=np.iinfo(np.int32).max)
 
@@ -119,16 +121,28 @@ def optax_outer(optimizer: optax.GradientTransformation) -> OuterStep:
         updates, state = optimizer.update(grads, state, meta_params)
         return OuterResult(optax.apply_updates(meta_params, updates), state, aux, state.last_finite)
 
-    return OuterStep(optimizer.init, step)
+    return OuterStep(optimizer.init, step, learned)
 
 
 def keep_within(low: float, high: float) -> optax.GradientTransformation:
-    """Shortens updates so that the parameters stay in [low, high]; use it last in a chain."""
+    """Shortens updates so that the parameters stay in [low, high]; use it last in a chain.
+
+    Infinite parameters stay as they are.
+    """
 
     def update(updates: PyTree, params: PyTree) -> PyTree:
-        return jax.tree.map(lambda u, p: jnp.clip(p + u, low, high) - p, updates, params)
+        def shorten(u: Array, p: Array) -> Array:
+            return jnp.where(jnp.isfinite(p), jnp.clip(p + u, low, high) - p, 0)  # ∞ − ∞ is NaN
+
+        return jax.tree.map(shorten, updates, params)
 
     return optax.stateless(update)
+
+
+class _OuterChain(optax.GradientTransformationExtraArgs):  # type: ignore[misc]
+    """A transform over MetaParams that knows which fields it learns."""
+
+    learned: tuple[str, ...]
 
 
 def outer_chain(
@@ -184,4 +198,6 @@ def outer_chain(
     clipping = [optax.masked(optax.set_to_zero(), constant)]
     clipping += [] if clip is None else [optax.clip(clip)]
     clipping += [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
-    return optax.chain(*clipping, optax.partition(transforms, label_tree))
+    chain = _OuterChain(*optax.chain(*clipping, optax.partition(transforms, label_tree)))
+    chain.learned = tuple(learned)
+    return chain

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from maml_jax import keys
 from maml_jax.checks import check_count, check_meta_params
 from maml_jax.meta.batching import sum_over_tasks
-from maml_jax.meta.objective import as_metrics
+from maml_jax.meta.objective import Objective, as_metrics
 from maml_jax.meta.outer import (
     MetaObjective,
     OuterStep,
@@ -179,6 +179,7 @@ class TrainStep:
         """Runs one meta-step."""
         if episodes is None and self.sample_episode is not None:
             check_sampler(self.sample_episode, state.key)
+        self._check_learned(state.meta_params)
         batch = self._batch_objective(_Batch(state, task_indices, episodes, all_reduce))
         outer_key = keys.outer_step_key(state.key, state.step)
         floats, others = split_floats(
@@ -202,6 +203,17 @@ class TrainStep:
             skipped=state.skipped + skipped,
             extras=extras,
         ), metrics
+
+    def _check_learned(self, meta_params: MetaParams) -> None:
+        """Checks that the fields that are known to be learned have a gradient."""
+        every, by_outer = MetaParams._fields, self.outer.learned
+        if by_outer is None:  # an outer step that does not tell
+            by_outer = () if len(self.learned) == len(every) else every
+        learned = [field for field in self.learned if field in by_outer]
+        if len(learned) == len(every):  # not named, but all that there is
+            learned = [field for field in every if jax.tree.leaves(getattr(meta_params, field))]
+        if isinstance(self.objective, Objective):
+            self.objective.check_learned(meta_params, learned)
 
     def _of_task(
         self, meta_params: MetaParams, state: TrainState, key: Array, raw: PyTree
