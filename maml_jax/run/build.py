@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from maml_jax.inner.adapt import InnerLoop
 from maml_jax.inner.meta_gradients import META_GRADIENTS, implicit
+from maml_jax.inner.optimizers.clipping import clip_by_norm
 from maml_jax.inner.optimizers.registry import (
     initial_hyper_params,
     make_inner_optimizer,
@@ -32,10 +33,11 @@ from maml_jax.parallel import (
 from maml_jax.run.config import resolve
 from maml_jax.run.evaluation import EvaluateFn, first_step_size, make_evaluate
 from maml_jax.run.learned import LearnedSummary
-from maml_jax.run.problems import TASKS, Problem
+from maml_jax.run.problems import TASKS, Inputs, Problem
 from maml_jax.run.spec import RunSpec
 from maml_jax.tasks.host import HostFeed
 from maml_jax.types import (
+    MakeOptimizer,
     MetaParams,
     Metrics,
     PyTree,
@@ -101,7 +103,8 @@ def _one_by_one(spec: RunSpec) -> bool:
     return spec.task.name == "images"
 
 
-def _fastest_chunk(spec: RunSpec) -> int | None:
+def fastest_chunk(spec: RunSpec) -> int | None:
+    """How many tasks at once are fastest on the backend; None: all."""
     return 1 if _one_by_one(spec) and jax.default_backend() == "cpu" else None
 
 
@@ -163,12 +166,18 @@ def _make_inner_loop(
     inner, gates = spec.inner, learned.gates
     estimator = META_GRADIENTS[inner.meta_gradient]
 
+    def make_optimizer(num_steps: int) -> MakeOptimizer:
+        make = make_inner_optimizer(
+            inner.optimizer, learned.adapted, num_steps, _momentum_granularity(spec)
+        )
+        if not inner.clip_norm:
+            return make
+        return lambda hyper: optax.chain(clip_by_norm(inner.clip_norm), make(hyper))
+
     def inner_loop(num_steps: int) -> InnerLoop:
         return InnerLoop(
             problem.loss,
-            make_inner_optimizer(
-                inner.optimizer, learned.adapted, num_steps, _momentum_granularity(spec)
-            ),
+            make_optimizer(num_steps),
             num_steps=num_steps,
             gates=always_on if gates is None else gates.hard,
             step_sizes=STEP_SIZES[inner.step_sizes].at_step,
@@ -213,20 +222,27 @@ def _make_init(
     return init
 
 
-def build(config: ConfigDict, *, training: bool = True) -> Experiment:
+def build(config: ConfigDict, *, training: bool = True, inputs: Inputs | None = None) -> Experiment:
     """Makes a run's functions; data are loaded, nothing is computed yet.
 
     Args:
       config: see `maml_jax.run.config.default_config`.
       training: False for a run that is only evaluated, which any number of devices can do.
+      inputs: what its network takes, for a run that only adapts to examples that it is given: no
+        data are loaded.
 
     Raises:
       UsageError: a key, type or value that is not allowed, or data that cannot be had.
     """
     spec = resolve(config)
-    cores = cores_that_divide(spec.meta_batch_size) if _one_by_one(spec) else 1
-    use_cpu_devices(spec.cpu_devices or cores)
-    problem = TASKS[spec.task.name].build(spec)
+    if inputs is None:
+        cores = cores_that_divide(spec.meta_batch_size) if _one_by_one(spec) else 1
+        use_cpu_devices(spec.cpu_devices or cores)
+    task = TASKS[spec.task.name]
+    if inputs is not None and task.without_data is not None:
+        problem = task.without_data(spec, inputs)
+    else:
+        problem = task.build(spec)
 
     def adapts(path: str) -> bool:
         return spec.entry.adapts(path) and (spec.entry.norms_adapt or problem.adapts(path))
@@ -243,7 +259,7 @@ def build(config: ConfigDict, *, training: bool = True) -> Experiment:
     clip, clip_norm = spec.outer.clip or None, spec.outer.clip_norm or None
     outer = optax_outer(outer_chain(optimizers, clip=clip, clip_norm=clip_norm))
     sampler = None
-    if problem.host_episodes is None:
+    if training and problem.host_episodes is None:
         sampler = problem.sampler(spec.task.shots, spec.task.query_shots, "train")
     train_step = TrainStep(
         sampler,
@@ -255,7 +271,7 @@ def build(config: ConfigDict, *, training: bool = True) -> Experiment:
         ),
         outer,
         prepare=problem.prepare,
-        tasks_per_chunk=spec.tasks_per_chunk or _fastest_chunk(spec),
+        tasks_per_chunk=spec.tasks_per_chunk or fastest_chunk(spec),
         task_clip_norm=spec.outer.task_clip_norm or None,
         learned=tuple(optimizers),
     )

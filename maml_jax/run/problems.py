@@ -56,6 +56,14 @@ class PredictFn(Protocol):
     def __call__(self, params: Params, examples: Examples, /) -> Array: ...
 
 
+class Inputs(NamedTuple):
+    """What a network takes: with it, a trained network can be used without the data of its run."""
+
+    shape: tuple[int, ...]  # [*x], of one example
+    dtype: str  # of what the network's `prepare` takes
+    invert: bool = False  # whether pixels of image files become 255 - pixel
+
+
 class Problem(NamedTuple):
     """A family of tasks and a network for it."""
 
@@ -67,6 +75,8 @@ class Problem(NamedTuple):
     at_step: AtStepFn = same_at_every_step
     host_episodes: HostEpisodes | None = None  # raw meta-batches by meta-step
     prepare: Callable[[Any], Any] = same_episode  # raw -> Episode, on the device
+    inputs: Inputs | None = None  # of the network; None takes the form of the sampler's
+    ways: int = 0  # classes that are the outputs of `predict`; 0 if these are values
 
 
 class Task(NamedTuple):
@@ -75,6 +85,7 @@ class Task(NamedTuple):
     build: "Callable[[RunSpec], Problem]"
     settings: type | None = None  # a settings class of its own, the config's section NAME
     figures: Mapping[str, Callable[[Any], Any]] = {}  # of the report: name -> (runs -> Figure)
+    without_data: "Callable[[RunSpec, Inputs], Problem] | None" = None  # None: `build` has no data
 
 
 def build_model(spec: "RunSpec", outputs: int) -> nn.Module:
@@ -102,6 +113,7 @@ def _sinusoid_regression(spec: "RunSpec") -> Problem:
         init_params=lambda key, num_steps: model.init(key, jnp.zeros((1, inputs)))["params"],
         loss=loss,
         predict=predict,
+        inputs=Inputs((inputs,), "float32"),
     )
 
 
@@ -111,16 +123,16 @@ def _validates(spec: "RunSpec") -> bool:
     return spec.eval.validation_every > 0 or (tunes and spec.eval.num_steps > 0)
 
 
-def _checked_pools(spec: "RunSpec") -> dict[str, Pool]:
-    """Stream -> pool, each with enough classes and images for its episodes.
+def _checked_pools(spec: "RunSpec") -> tuple[dict[str, Pool], Inputs]:
+    """Stream -> pool, each with enough classes and images for its episodes; the form of an image.
 
     Raises:
       UsageError: data that cannot be had, or that cannot give the episodes.
     """
     data, stream = spec.data, ""
     try:
-        train, validation, test, _ = load_pools(data)
-        pools = {"train": train, "validation": validation, "test": test}
+        loaded = load_pools(data)
+        pools = {"train": loaded.train, "validation": loaded.val, "test": loaded.test}
         for stream in ("train", "validation", "test") if _validates(spec) else ("train", "test"):
             sizes = spec.task if stream == "train" else spec.eval
             check_pool(
@@ -132,31 +144,59 @@ def _checked_pools(spec: "RunSpec") -> dict[str, Pool]:
             )
     except (ValueError, OSError) as error:
         raise UsageError(f"{stream and f'{stream} classes: '}{error}") from error
-    channels = train.images.shape[-1]
+    images = loaded.train.images
+    shape = images.shape[2:]
+    channels = shape[-1]
     for name, values in (("mean", data.mean), ("std", data.std)):
         if len(values) not in (0, 1, channels):
             raise UsageError(
                 f"data.{name}={values} has {len(values)} values for images of {channels} "
                 f"channels; give 1 or {channels}"
             )
-    return pools
+    return pools, Inputs(shape, str(images.dtype), loaded.invert)
 
 
-def _image_classification(spec: "RunSpec") -> Problem:
-    """Cross-entropy of a network on N-way episodes of a data set.
-
-    Raises:
-      UsageError: data that cannot be had, or too few classes or images for the episodes.
-    """
-    data, ways, rotation = spec.data, spec.task.ways, spec.data.rotation
-    model = build_model(spec, ways)
+def _image_classifier(spec: "RunSpec", inputs: Inputs) -> Problem:
+    """Cross-entropy of a network on N-way episodes of images, without data to draw them from."""
+    data = spec.data
+    model = build_model(spec, spec.task.ways)
 
     def prepare(raw: Episode) -> Episode:
         episode = normalise(raw, data.mean or None, data.std or None)
         return with_reference(episode) if spec.model.normalization == "support" else episode
 
-    pools = _checked_pools(spec)
-    images = pools["train"].images
+    def sampler(shots: int, query_shots: int, stream: str) -> EpisodeSampler:
+        raise UsageError("a model that was loaded without its data draws no episodes")
+
+    def init_params(key: Array, num_steps: int) -> Params:
+        try:
+            params = model.init(key, jnp.zeros((1, *inputs.shape)))["params"]
+        except ValueError as error:
+            raise UsageError(f"model.name={spec.model.name!r}: {error}") from error
+        return with_steps(params, num_steps)
+
+    return Problem(
+        sampler=sampler,
+        init_params=init_params,
+        loss=classification_loss(model),
+        predict=classification_logits(model),
+        adapts=norm_shifts_do_not_adapt,
+        at_step=at_step,
+        prepare=prepare,
+        inputs=inputs,
+        ways=spec.task.ways,
+    )
+
+
+def _image_classification(spec: "RunSpec") -> Problem:
+    """The classifier, and the episodes of a data set.
+
+    Raises:
+      UsageError: data that cannot be had, or too few classes or images for the episodes.
+    """
+    data, ways, rotation = spec.data, spec.task.ways, spec.data.rotation
+    pools, inputs = _checked_pools(spec)
+    problem = _image_classifier(spec, inputs)
 
     @cache
     def on_device(stream: str) -> Pool:
@@ -170,17 +210,10 @@ def _image_classification(spec: "RunSpec") -> Problem:
                 shots=shots,
                 query_shots=query_shots,
                 rotation=rotation,
-                prepare=prepare,
+                prepare=problem.prepare,
             )
         except ValueError as error:
             raise UsageError(f"{stream} classes: {error}") from error
-
-    def init_params(key: Array, num_steps: int) -> Params:
-        try:
-            params = model.init(key, jnp.zeros((1, *images.shape[2:])))["params"]
-        except ValueError as error:
-            raise UsageError(f"model.name={spec.model.name!r}: {error}") from error
-        return with_steps(params, num_steps)
 
     def raw_episodes(key: Array, tasks: Sequence[int]) -> grain.MapDataset[Episode]:
         return host_episodes(
@@ -193,20 +226,16 @@ def _image_classification(spec: "RunSpec") -> Problem:
             rotation=rotation,
         )
 
-    return Problem(
-        sampler=sampler,
-        init_params=init_params,
-        loss=classification_loss(model),
-        predict=classification_logits(model),
-        adapts=norm_shifts_do_not_adapt,
-        at_step=at_step,
-        host_episodes=raw_episodes if data.pool == "host" else None,
-        prepare=prepare,
-    )
+    raw = raw_episodes if data.pool == "host" else None
+    return problem._replace(sampler=sampler, host_episodes=raw)
 
 
 TASKS = Registry(
-    "task", {"sinusoid": Task(_sinusoid_regression), "images": Task(_image_classification)}
+    "task",
+    {
+        "sinusoid": Task(_sinusoid_regression),
+        "images": Task(_image_classification, without_data=_image_classifier),
+    },
 )
 
 

@@ -45,6 +45,7 @@ class Pools(NamedTuple):
     val: Pool
     test: Pool
     classes: Split  # names, in the order of the pools
+    invert: bool = False  # whether a pixel is 255 - that of the data
 
 
 def load_pools(data: DataSettings) -> Pools:
@@ -94,7 +95,8 @@ def load_pools(data: DataSettings) -> Pools:
         splits_dir=files,
     )
     write = partial(_write_pools, data, source, layout, split_names)
-    return read_or_write(find_cache_dir(data.cache_dir) / entry, _read_pools, write)
+    pools = read_or_write(find_cache_dir(data.cache_dir) / entry, _read_pools, write)
+    return pools._replace(invert=layout.invert)
 
 
 def _choose_layout(data: DataSettings, source: Source) -> Layout:
