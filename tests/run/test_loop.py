@@ -13,9 +13,10 @@ from maml_jax import parallel
 from maml_jax.errors import UsageError
 from maml_jax.run import provenance
 from maml_jax.run.build import build, optimizer_flops
+from maml_jax.run.config import resolve
 from maml_jax.run.figures import TASK_FIGURES
 from maml_jax.run.files import locked
-from maml_jax.run.loop import evaluate_run, train, train_and_evaluate
+from maml_jax.run.loop import _Progress, evaluate_run, train, train_and_evaluate
 from maml_jax.run.metrics import read_metrics
 from maml_jax.run.report import write_report
 from maml_jax.run.workdir import load_run, open_workdir, read_evaluation, write_evaluation
@@ -301,3 +302,17 @@ def test_a_machine_without_git_has_no_commit(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv(provenance.COMMIT_VARIABLE, raising=False)
     monkeypatch.setenv("PATH", "/nonexistent")
     assert provenance.describe()["commit"] == "unknown"
+
+
+def test_shares_of_finite_metrics_are_logged_below_1_and_vectors_are_named(
+    tmp_path: pathlib.Path,
+) -> None:
+    progress = _Progress(resolve(tiny_config()), tmp_path, 0, None)
+    metrics = {"loss": 2.0, "finite_share/always": 1.0, "finite_share/sometimes": 0.5}
+    progress.update(10, {name: np.float32(value) for name, value in metrics.items()}, dict)
+    with pytest.raises(UsageError, match=r"metric 'all' has shape \(3,\); give a scalar"):
+        progress.update(20, {"all": np.zeros(3)}, dict)
+    progress.close()
+    (line,) = read_metrics(tmp_path)
+    shares = {name: value for name, value in line.items() if name.startswith("finite_share")}
+    assert shares == {"finite_share/sometimes": 0.5}
