@@ -46,26 +46,28 @@ def multi_step_weights(num_steps: int, anneal_steps: int) -> StepWeightsFn:
 
 # Metrics that the library reports itself.
 OWN_METRICS = ("loss", "query_loss", "support_loss", "nonfinite_tasks", "skipped_updates")
+_REAL = (jnp.floating, jnp.integer, jnp.bool_)
 
 
 def as_metrics(aux: PyTree, own: Collection[str] = OWN_METRICS) -> Metrics:
     """The metrics in the aux of a loss: path -> floats if it is a dict, which may be nested.
 
     Raises:
+      TypeError: an entry is complex or a random key.
       ValueError: an entry has the name of one of the `own` metrics.
     """
-    metrics = with_paths(aux) if isinstance(aux, Mapping) else {}
-    for name in own:
-        if name in metrics:
+    metrics: Metrics = {}
+    for name, leaf in with_paths(aux).items() if isinstance(aux, Mapping) else ():
+        value = jnp.asarray(leaf)
+        if name in own:
             raise ValueError(
                 f"the aux of the query loss has an entry {name!r}, which is the name of a metric "
                 "of maml_jax; use another name"
             )
-    arrays = {name: jnp.asarray(value) for name, value in metrics.items()}
-    return {
-        name: value.astype(jnp.promote_types(value.dtype, jnp.float32))
-        for name, value in arrays.items()
-    }
+        if not any(jnp.issubdtype(value.dtype, kind) for kind in _REAL):
+            raise TypeError(f"metric {name!r} has dtype {value.dtype}; use real numbers")
+        metrics[name] = value.astype(jnp.promote_types(value.dtype, jnp.float32))
+    return metrics
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
