@@ -1,11 +1,11 @@
-"""Few-shot episodes from a pool of labelled images: key -> indices -> images.
+"""Few-shot episodes from a pool of labelled images or features: key -> indices -> examples.
 
 Only the indices are random. They are computed from the key by integer arithmetic, so that a pool on
 the device and a pool on the host give the same episode bit for bit.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -23,10 +23,11 @@ AnyArray = np.ndarray | jax.Array
 class Pool(NamedTuple):
     """Images by class, on the device (jax arrays) or on the host (numpy, possibly memory-mapped).
 
-    Classes with fewer images than others are padded with zeros, which are never drawn.
+    Classes with fewer images than others are padded with zeros, which are never drawn. Features
+    may take the place of images.
     """
 
-    images: AnyArray  # uint8 [classes, images, H, W, C]
+    images: AnyArray  # uint8 [classes, images, H, W, C], or float32 [classes, images, d]
     counts: AnyArray  # int32 [classes], images of each class without padding
 
 
@@ -135,7 +136,7 @@ def rotate(images: AnyArray, rotations: AnyArray) -> AnyArray:
 
 
 def gather(pool: Pool, indices: EpisodeIndices, *, shots: int, rotation: str = "none") -> Episode:
-    """Gathers the uint8 episode, or batch of episodes, at these indices.
+    """Gathers the episode, or batch of episodes, of raw examples at these indices.
 
     Args:
       pool: numpy or jax arrays, which determine the arrays of the episode.
@@ -144,8 +145,8 @@ def gather(pool: Pool, indices: EpisodeIndices, *, shots: int, rotation: str = "
       rotation: as in `sample_indices`; `none` skips the arithmetic.
 
     Returns:
-      An Episode of inputs uint8 [S, H, W, C] and targets int32 [S] in the order of classes, with
-      S = N·shots and Q = N·(M − shots).
+      An Episode of inputs uint8 [S, H, W, C], or float32 [S, d], and targets int32 [S] in the order
+      of classes, with S = N·shots and Q = N·(M − shots).
     """
     where = (indices.classes[..., None], indices.images)
     images: AnyArray
@@ -155,22 +156,27 @@ def gather(pool: Pool, indices: EpisodeIndices, *, shots: int, rotation: str = "
         images = pool.images.at[where].get(mode="promise_in_bounds")
     if rotation != "none":
         images = rotate(images, indices.rotations)
+    rank = pool.images.ndim - 2  # of one example
 
-    def examples(images: AnyArray) -> Examples:
-        *batch, ways, each = images.shape[:-3]
+    def examples(which: slice) -> Examples:
+        where: Any = (..., which, *[slice(None)] * rank)
+        chosen: AnyArray = images[where]
+        *batch, ways, each = chosen.shape[:-rank]
         labels = np.repeat(np.arange(ways, dtype=np.int32), each)  # known while tracing
         return Examples(
-            images.reshape(*batch, ways * each, *images.shape[-3:]),
+            chosen.reshape(*batch, ways * each, *chosen.shape[-rank:]),
             np.broadcast_to(labels, (*batch, ways * each)),
         )
 
-    return Episode(examples(images[..., :shots, :, :, :]), examples(images[..., shots:, :, :, :]))
+    return Episode(examples(slice(shots)), examples(slice(shots, None)))
 
 
 def normalise(
     episode: Episode, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
 ) -> Episode:
-    """Turns uint8 inputs into float32: x/255, then (x − mean)/std per channel if given.
+    """Turns inputs into float32: x/255 if they are uint8, then (x − mean)/std per channel if given.
+
+    The channels of features [S, d] are the d features.
 
     Raises:
       ValueError: mean or std has neither one value nor one for each channel.
@@ -184,7 +190,9 @@ def normalise(
         return array.reshape((1,) * (rank - 1) + (-1,))
 
     def scale(examples: Examples) -> Examples:
-        inputs = examples.inputs.astype(jnp.float32) / 255
+        inputs = examples.inputs.astype(jnp.float32)
+        if examples.inputs.dtype == jnp.uint8:
+            inputs = inputs / 255
         if mean is not None:
             inputs = inputs - per_channel(mean, inputs.ndim)
         if std is not None:
@@ -198,17 +206,20 @@ def check_pool(pool: Pool, *, ways: int, shots: int, query_shots: int, rotation:
     """Checks before the first draw that a pool can give the episodes.
 
     Raises:
-      TypeError: the images are not uint8, or the counts are not integers.
+      TypeError: the images are not uint8 (features: not float32), or the counts are not integers.
       ValueError: their shapes are wrong, the rotation is unknown, ways or shots are below 1, or the
         pool has too few classes or images for them.
     """
     shape, counts = pool.images.shape, np.asarray(pool.counts)
-    if pool.images.dtype != np.uint8 or not np.issubdtype(counts.dtype, np.integer):
+    features = pool.images.dtype == np.float32 and len(shape) == 3
+    known = features or pool.images.dtype == np.uint8
+    if not known or not np.issubdtype(counts.dtype, np.integer):
         raise TypeError(
             f"pool.images has dtype {pool.images.dtype} and pool.counts {counts.dtype}; give uint8 "
-            "pixels of 0 to 255 and integers (for other data, write a sampler: key -> Episode)"
+            "pixels of 0 to 255, or features float32 [classes, examples, d], and integers (for "
+            "other data, write a sampler: key -> Episode)"
         )
-    if len(shape) != 5 or 0 in shape[1:] or counts.shape != shape[:1]:
+    if len(shape) != (3 if features else 5) or 0 in shape[1:] or counts.shape != shape[:1]:
         raise ValueError(
             f"pool.images has shape {list(shape)} and pool.counts {list(counts.shape)}; give "
             "images [classes, images, H, W, C] and counts [classes]"
@@ -227,9 +238,9 @@ def check_pool(pool: Pool, *, ways: int, shots: int, query_shots: int, rotation:
             f"{counts.min()}); use fewer shots and query_shots (task.* in training, eval.* in "
             f"evaluation), or leave these classes out with data.min_images={needed}"
         )
-    height, width = pool.images.shape[2:4]
-    if rotation != "none" and height != width:
-        raise ValueError(f"rotation={rotation!r} needs square images, not {height}x{width}")
+    if rotation != "none" and (features or shape[2] != shape[3]):
+        form = "features" if features else f"{shape[2]}x{shape[3]}"
+        raise ValueError(f"rotation={rotation!r} needs square images, not {form}")
 
 
 def make_sampler(
@@ -249,11 +260,11 @@ def make_sampler(
       shots: support images of each class.
       query_shots: query images of each class.
       rotation: `none`, `per_class` or `new_classes`; see `sample_indices`.
-      prepare: uint8 Episode -> Episode; use `partial(normalise, mean=..., std=...)` to standardize.
+      prepare: raw Episode -> Episode; use `partial(normalise, mean=..., std=...)` to standardize.
 
     Returns:
       A pure function of the key, for use under jit and vmap, that returns an Episode with inputs
-      float32 [S, H, W, C] and targets int32 [S].
+      float32 [S, H, W, C] or [S, d] and targets int32 [S].
 
     Raises:
       TypeError, ValueError: the pool cannot give such episodes; see `check_pool`.

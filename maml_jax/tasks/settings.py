@@ -42,8 +42,8 @@ class DataSettings:
 
     name: str = setting(
         "glyphs",
-        "data set: omniglot, cifar_fs, fc100, tfds:NAME, folder:PATH, npz:PATH, glyphs or a "
-        "registered name",
+        "data set: omniglot, cifar_fs, fc100, mini_imagenet:PATH, tiered_imagenet:PATH, tfds:NAME, "
+        "folder:PATH, npz:PATH, glyphs or a registered name",
     )
     dir: str = setting("", "folder of TFDS; empty: TFDS_DATA_DIR, or else the default of TFDS")
     splits_dir: str = setting(
@@ -55,7 +55,9 @@ class DataSettings:
         "", "folder of processed images; empty: MAML_JAX_CACHE_DIR, or else ~/.cache/maml_jax"
     )
     split: str = setting(
-        "", "class split, of omniglot finn, vinyals or lake; empty: the default of the data set"
+        "",
+        "class split: of omniglot finn, vinyals or lake, of other data own (as they are divided) "
+        "or random, or a file or folder that lists the classes; empty: the default of the data set",
     )
     split_seed: int = setting(
         0, "seed of random class splits and of the distortions of glyphs", at_least(0)
@@ -64,6 +66,11 @@ class DataSettings:
         FRACTIONS,
         "shares of the training, validation and test classes, for data without a published split",
         _SHARES,
+    )
+    class_depth: int = setting(
+        1,
+        "folders of folder:PATH whose names together are a class; 2: as alphabet/character",
+        at_least(1),
     )
     image_size: int = setting(0, "height and width in pixels; 0: the size of the data", at_least(0))
     channels: int = setting(0, "1: gray, 3: RGB, 0: the channels of the data", _CHANNELS)

@@ -30,6 +30,7 @@ BAD = [
     (DataSettings, "split_fractions", (0.5, 0.5, NAN), "three positive shares"),
     (DataSettings, "split_fractions", ("a", "b", "c"), "three positive shares"),
     (DataSettings, "split_fractions", [0.5, 0.2, 0.3], "give tuple"),
+    (DataSettings, "class_depth", 0, "1 or more"),
     (DataSettings, "image_size", -1, "0 or more"),
     (DataSettings, "channels", 2, "0, 1 or 3"),
     (DataSettings, "invert", "true", "auto, yes, no"),

@@ -8,11 +8,10 @@ import math
 import pathlib
 import re
 import shutil
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL
@@ -24,14 +23,10 @@ from maml_jax.tasks.episodes import Pool
 from maml_jax.tasks.images.cache import digest, find_cache_dir, read_or_write
 from maml_jax.tasks.images.decoding import RESAMPLING, Layout, to_pixels
 from maml_jax.tasks.images.records import Source
-from maml_jax.tasks.images.sources import find_data_dir, open_source
-from maml_jax.tasks.images.splits import (
-    FILE_PROTOCOLS,
-    Split,
-    find_splits_dir,
-    resolve_protocol,
-    split_classes,
-)
+from maml_jax.tasks.images.sources import open_source
+from maml_jax.tasks.images.split_choice import ChosenSplit, choose_split
+from maml_jax.tasks.images.split_files import check_listed
+from maml_jax.tasks.images.splits import Split
 from maml_jax.tasks.settings import DataSettings
 
 _CACHE_VERSION = 2  # Raise it when the code makes other pools from the same key.
@@ -46,6 +41,7 @@ class Pools(NamedTuple):
     test: Pool
     classes: Split  # names, in the order of the pools
     invert: bool = False  # whether a pixel is 255 - that of the data
+    summary: str = ""  # how the data lie and are divided, in one line
 
 
 def load_pools(data: DataSettings) -> Pools:
@@ -65,98 +61,116 @@ def load_pools(data: DataSettings) -> Pools:
     for field in dataclasses.fields(data):
         value, rule = getattr(data, field.name), field.metadata["rule"]
         check_value(f"data.{field.name}", value, field.default, rule)
-    folder = find_data_dir(data.dir)
-    protocol = resolve_protocol(data.name.partition(":")[0], data.split)
-    source = open_source(
-        data.name,
-        data_dir=folder,
-        image_size=data.image_size,
-        seed=data.split_seed,
-        follow_links=data.follow_links,
-    )
-    layout = _choose_layout(data, source)
-    files = find_splits_dir(data.splits_dir, folder) if protocol in FILE_PROTOCOLS else None
+    source = open_source(data)
+    split = choose_split(data, source)
+    form = _choose_form(data, source)
     key = {
         "version": _CACHE_VERSION,
         "pillow": PIL.__version__,  # decodes and resizes
         "name": data.name,
         "source": source.fingerprint,
-        "layout": [*layout, RESAMPLING],
-        "split": _split_key(protocol, data.split_seed, data.split_fractions, files),
+        "layout": form.key,
+        "split": split.key,
         "min_images": data.min_images,
         "deduplicate": _drops_copies(data, source),
     }
     entry = f"{re.sub(r'[^A-Za-z0-9]+', '_', data.name)[-40:]}-{digest(key)}"
-    split_names = partial(
-        split_classes,
-        protocol=protocol,
-        seed=data.split_seed,
-        fractions=data.split_fractions,
-        splits_dir=files,
-    )
-    write = partial(_write_pools, data, source, layout, split_names)
+    write = partial(_write_pools, data, source, form, split)
     pools = read_or_write(find_cache_dir(data.cache_dir) / entry, _read_pools, write)
-    return pools._replace(invert=layout.invert)
+    return pools._replace(invert=form.invert, summary=_summary(data, source, split, pools))
 
 
-def _choose_layout(data: DataSettings, source: Source) -> Layout:
+class _Form(NamedTuple):
+    """The form of processed examples."""
+
+    shape: tuple[int, ...]  # [H, W, C] or [d]
+    dtype: np.dtype[Any]
+    process: Callable[[Any], np.ndarray]
+    invert: bool
+    key: list[object]
+
+
+def _choose_form(data: DataSettings, source: Source) -> _Form:
+    if source.features:
+        for name in ("image_size", "channels", "invert"):
+            value = getattr(data, name)
+            if value != getattr(DataSettings, name):
+                raise ValueError(
+                    f"data.{name}={value!r} has no effect on the features of {data.name}; leave it "
+                    "out"
+                )
+        features, key = partial(_to_features, size=source.features), ["features", source.features]
+        return _Form((source.features,), np.dtype(np.float32), features, False, key)
     size = data.image_size or source.image_size
     if size is None:
         raise ValueError(
             f"{data.name} has images of many sizes; set data.image_size, for example to 84"
         )
     invert = {"auto": source.invert, "yes": True, "no": False}[data.invert]
-    return Layout(size, data.channels or source.channels, invert)
+    layout = Layout(size, data.channels or source.channels, invert)
+    shape, process = (size, size, layout.channels), partial(to_pixels, layout=layout)
+    return _Form(shape, np.dtype(np.uint8), process, invert, [*layout, RESAMPLING])
+
+
+def _to_features(row: Any, size: int) -> np.ndarray:
+    features = np.array(row, np.float32)
+    if features.shape != (size,) or not np.isfinite(features).all():
+        raise ValueError(f"it is not {size} finite numbers")
+    return features
 
 
 def _drops_copies(data: DataSettings, source: Source) -> bool:
     return {"auto": source.deduplicate, "yes": True, "no": False}[data.deduplicate]
 
 
-def _split_key(
-    protocol: str, seed: int, fractions: Sequence[float], files: pathlib.Path | None
-) -> list[object]:
-    """What the split depends on, and nothing else: a seed it ignores makes no second copy."""
-    if files is not None:
-        listings = sorted(f for f in files.iterdir() if f.suffix in (".json", ".txt"))
-        return [protocol, {file.name: zlib.crc32(file.read_bytes()) for file in listings}]
-    return [protocol, seed, *(fractions if protocol == "random" else ())]
+def _summary(data: DataSettings, source: Source, split: ChosenSplit, pools: Pools) -> str:
+    """What was found, in one line; empty for data sets that are always the same."""
+    if not source.layout:
+        return ""
+    counts = np.concatenate([pool.counts for pool in pools[:3]])
+    low, high = counts.min(), counts.max()
+    train, val, test = map(len, pools.classes)
+    return (
+        f"{data.name}: {source.layout}; {train} training, {val} validation and {test} test classes "
+        f"of {low if low == high else f'{low} to {high}'} examples, divided {split.how}"
+    )
 
 
-def _processed(name: str, source: Source, layout: Layout) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields the class and the pixels of every record; errors name the record."""
+def _processed(name: str, source: Source, form: _Form) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields the class and the example of every record; errors name the record."""
     number = 0
     try:
         for label, image in source.records():
-            yield label, to_pixels(image, layout)
+            yield label, form.process(image)
             number += 1
     except Exception as error:  # A source may raise anything, and so may Pillow's plug-ins.
         raise ValueError(f"{name}, image {number}: {first_line(error)}") from error
 
 
 def _decode_all(
-    name: str, source: Source, layout: Layout, file: pathlib.Path
+    name: str, source: Source, form: _Form, file: pathlib.Path
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 [n, H, W, C], mapped from a scratch file, and their classes [n].
+    """Examples [n, ...], mapped from a scratch file, and their classes [n].
 
     Files are written one image after another, not through a memory map: a full disk is an error
     then, where a map would end the process.
     """
-    shape = (source.length, layout.image_size, layout.image_size, layout.channels)
-    needed, free = math.prod(shape), shutil.disk_usage(file.parent).free
+    shape = (source.length, *form.shape)
+    needed = math.prod(shape) * form.dtype.itemsize
+    free = shutil.disk_usage(file.parent).free
     if needed > free:
         raise OSError(
             f"{shape[0]} images of {shape[1:]} need {needed:.1e} bytes; {free:.1e} are free"
         )
     labels = []
-    images = _processed(name, source, layout)
+    images = _processed(name, source, form)
     with file.open("wb") as opened:
         for label, pixels in tqdm(images, "decoding", source.length, unit="image", disable=None):
             opened.write(pixels.data)
             labels.append(label)
     if not labels:
         raise ValueError(f"{name} has no images")
-    decoded = np.memmap(file, np.uint8, "r", shape=(len(labels), *shape[1:]))
+    decoded = np.memmap(file, form.dtype, "r", shape=(len(labels), *shape[1:]))
     return decoded, np.array(labels, np.str_)
 
 
@@ -204,13 +218,15 @@ def _check_complete(name: str, rows: dict[str, np.ndarray], classes: int, each: 
 def _write_pools(
     data: DataSettings,
     source: Source,
-    layout: Layout,
-    split_names: Callable[[Sequence[str]], Split],
+    form: _Form,
+    chosen: ChosenSplit,
     folder: pathlib.Path,
 ) -> None:
-    """Writes images.npy [classes, images, H, W, C], train first, then val, then test."""
-    images, labels = _decode_all(data.name, source, layout, folder / "decoded")
+    """Writes images.npy [classes, images, ...], train first, then val, then test."""
+    images, labels = _decode_all(data.name, source, form, folder / "decoded")
     rows = _rows_by_class(labels)
+    if chosen.listed and (left_out := check_listed(data.name, rows, chosen.listed)):
+        _log.warning("%s: %s", data.name, left_out)
     if source.complete is not None:
         _check_complete(data.name, rows, *source.complete)
     rows = _without_copies(data.name, images, rows, _drops_copies(data, source))
@@ -221,11 +237,12 @@ def _write_pools(
             f"no class has min_images={data.min_images} images, the largest has {largest}; lower "
             "data.min_images"
         )
-    split = split_names(tuple(rows))
+    split = chosen.divide(tuple(rows))
     ordered = [rows[name] for part in split for name in part]
     counts = [len(r) for r in ordered]
     shape = (len(counts), max(counts), *images.shape[1:])
-    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    descr = np.lib.format.dtype_to_descr(form.dtype)
+    header = {"descr": descr, "fortran_order": False, "shape": shape}
     with (folder / "images.npy").open("wb") as opened:
         np.lib.format.write_array_header_1_0(opened, header)
         for r in ordered:

@@ -18,7 +18,14 @@ SPLITS_DIR_VARIABLE = "MAML_JAX_SPLITS_DIR"
 FRACTIONS = (0.64, 0.16, 0.20)
 _FINN = (1100, 100, 423)
 _LAKE_VALIDATION_ALPHABETS = 5
-_PARTS = ("train", "val", "test")
+PARTS = ("train", "val", "test")
+_NAMES_OF_PARTS = {
+    "train": "train",
+    "val": "val",
+    "validation": "val",
+    "valid": "val",
+    "test": "test",
+}
 
 
 class Split(NamedTuple):
@@ -27,6 +34,11 @@ class Split(NamedTuple):
     train: tuple[str, ...]
     val: tuple[str, ...]
     test: tuple[str, ...]
+
+
+def part_of(name: str) -> str | None:
+    """The part that a file, folder or column calls so: train, val or test; None if it is none."""
+    return _NAMES_OF_PARTS.get(name.strip().lower())
 
 
 def random_split(names: Sequence[str], sizes: Sequence[int], seed: int) -> Split:
@@ -142,42 +154,54 @@ def _vinyals(names: Sequence[str], folder: pathlib.Path) -> Split:
             for character in rows
         }
 
-    return _listed(names, [characters(part) for part in _PARTS], lambda name: name)
+    return _listed(names, [characters(part) for part in PARTS], lambda name: name)
 
 
 def _cifar_fs(names: Sequence[str], folder: pathlib.Path) -> Split:
-    wanted = [set(_read(folder / f"cifar_fs_{part}.txt").split()) for part in _PARTS]
+    wanted = [set(_read(folder / f"cifar_fs_{part}.txt").split()) for part in PARTS]
     return _listed(names, wanted, lambda name: name.split("/")[-1])
 
 
 def _fc100(names: Sequence[str], folder: pathlib.Path) -> Split:
-    files = [folder / f"cifar100_fc100_{part}.json" for part in _PARTS]
+    files = [folder / f"cifar100_fc100_{part}.json" for part in PARTS]
     return _listed(names, [set(json.loads(_read(file))) for file in files], _group)
 
 
 _SEEDED = {"finn": finn_split, "lake": lake_split}
 _FROM_FILES = {"vinyals": _vinyals, "cifar_fs": _cifar_fs, "fc100": _fc100}
 FILE_PROTOCOLS = tuple(_FROM_FILES)
-# The first protocol of a data set is its default; data sets that are not here have only `random`.
+# The first protocol of a data set is its default. Data sets that are not here have `own`, if they
+# are divided, and `random`.
 PROTOCOLS = {
     "omniglot": ("finn", "vinyals", "lake"),
     "cifar_fs": ("cifar_fs",),
     "fc100": ("fc100",),
+    "mini_imagenet": ("own",),
+    "tiered_imagenet": ("own",),
 }
 
 
-def resolve_protocol(dataset: str, split: str) -> str:
-    """The named protocol, or the data set's default if the name is empty.
+def resolve_protocol(dataset: str, split: str, *, divided: bool = False) -> str | pathlib.Path:
+    """The named protocol, the data set's default if the name is empty, or a file or folder.
+
+    Args:
+      dataset: its name, up to the colon.
+      split: name of a protocol, or path of a split (`maml_jax.tasks.images.split_files`).
+      divided: whether the data are divided into training, validation and test classes.
 
     Raises:
-      ValueError: the data set has no such protocol.
+      ValueError: the data set has no such protocol, and there is no such file.
     """
-    allowed = PROTOCOLS.get(dataset, ("random",))
-    if split and split not in allowed:
+    allowed = PROTOCOLS.get(dataset) or (*["own"] * divided, "random")
+    if not split or split in allowed:
+        return split or allowed[0]
+    path = pathlib.Path(os.path.expanduser(split))
+    if not path.exists():
         raise ValueError(
-            f"split={split!r} is unknown for {dataset}; choose from {', '.join(allowed)}"
+            f"split={split!r} is unknown for {dataset}, and no such file; choose from "
+            f"{', '.join(allowed)}, or give a .csv with the columns class,split"
         )
-    return split or allowed[0]
+    return path
 
 
 def split_classes(

@@ -224,13 +224,14 @@ def test_unprepared_tfds_sets_say_what_to_do(load, tmp_path, name, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("omniglott", "choose from omniglot, cifar_fs, fc100, tfds:NAME, folder:PATH, npz:PATH"),
+        ("omniglott", "choose from omniglot, cifar_fs, fc100, tfds:NAME, mini_imagenet:PATH"),
         ("omniglot:x", "is unknown"),
         ("omniglot:", "is unknown"),
         ("folder", "is unknown"),
         ("npz:", "is unknown"),
         ("folder:nowhere", "is not a folder"),
         ("npz:nowhere.npz", "cannot be read"),
+        ("mini_imagenet:nowhere", "give one with images and train.csv"),
     ],
 )
 def test_errors_name_the_value_and_the_fix(load, name, message):
