@@ -3,8 +3,10 @@
 import contextlib
 import io
 import os
+import signal
 import sys
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
 from absl import flags
@@ -70,6 +72,8 @@ def ending_in_one_line() -> Iterator[None]:
 
     2 is for what the user or the system has to change, 128 + a signal's number for a stop.
     """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored
+        signal.signal(signal.SIGINT, _end_at_once)
     try:
         try:
             yield
@@ -79,13 +83,18 @@ def ending_in_one_line() -> Iterator[None]:
         sys.exit(report(error, 2))
     except Interrupted as stop:
         sys.exit(report(stop, stop.code))
-    except KeyboardInterrupt:
-        sys.exit(report("stopped; what was saved is kept, and the same command goes on", 130))
     except OSError as error:
         _drop_output()
         if isinstance(error, BrokenPipeError):  # as after `| head -1`
             sys.exit(141)
         sys.exit(report(error, 2))
+
+
+def _end_at_once(number: int, _: FrameType | None) -> None:
+    """What is written is written whole; a KeyboardInterrupt may be lost or crash a compilation."""
+    with contextlib.suppress(OSError):
+        os.write(2, b"stopped; what was saved is kept, and the same command goes on\n")
+    os._exit(128 + number)
 
 
 def _drop_output() -> None:

@@ -53,7 +53,8 @@ def stop_requests() -> Iterator[list[int]]:
 
     def note(number: int, _: FrameType | None) -> None:
         if received:
-            raise KeyboardInterrupt
+            signal.signal(number, before[number])
+            signal.raise_signal(number)
         received.append(number)
         with suppress(OSError, RuntimeError):  # it may come amid another line
             print("\nStopping after this dispatch (once more to end at once) ...", file=sys.stderr)

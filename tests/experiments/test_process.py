@@ -3,6 +3,7 @@
 import io
 import os
 import pathlib
+import signal
 import sys
 
 import pytest
@@ -11,14 +12,13 @@ from tqdm import tqdm
 
 from experiments.process import FolderParser, ending_in_one_line, prepare_streams
 from maml_jax.errors import DivergedError, UsageError
-from maml_jax.run.loop import Interrupted
+from maml_jax.run.loop import Interrupted, stop_requests
 from maml_jax.run.messages import note
 
 ENDS = [
     (UsageError("seed=-1 is not allowed"), 2, "error: seed=-1 is not allowed\n"),
     (DivergedError("no update was finite"), 2, "error: no update was finite\n"),
     (Interrupted("at meta-step 20", 143), 143, "stopped at meta-step 20; the same command"),
-    (KeyboardInterrupt(), 130, "stopped; what was saved is kept"),
     (OSError(28, "No space left on device", "W/x"), 2, "error: [Errno 28] No space left on device"),
     (BrokenPipeError(32, "Broken pipe"), 141, ""),
 ]
@@ -35,6 +35,27 @@ def test_an_end_is_one_line_and_a_code(
     assert printed.err.startswith(message)
     assert len(printed.err.splitlines()) == bool(message)
     assert not printed.out
+
+
+def test_an_interrupt_ends_at_once_with_a_line(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    before = signal.getsignal(signal.SIGINT)
+
+    def interrupt_twice() -> None:
+        with ending_in_one_line(), stop_requests() as received:
+            signal.raise_signal(signal.SIGINT)
+            assert received == [signal.SIGINT]  # a dispatch may end
+            signal.raise_signal(signal.SIGINT)
+
+    try:
+        with pytest.raises(SystemExit) as ended:
+            interrupt_twice()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert ended.value.code == 130
+    assert capfd.readouterr().err.splitlines()[-1].startswith("stopped; what was saved is kept")
 
 
 def test_a_reader_that_goes_away_ends_a_binary_quietly(monkeypatch: pytest.MonkeyPatch) -> None:
