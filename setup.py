@@ -18,7 +18,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["maml_jax", "maml_jax.*"]),
-    package_data={"maml_jax": ["py.typed"]},
+    package_data={"maml_jax": ["py.typed", "run/weights/*.safetensors"]},
     install_requires=[
         "absl-py>=2.1",
         "chex>=0.1.90",
@@ -32,6 +32,7 @@ setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.11.30",
         "pillow>=10",
+        "safetensors>=0.4",
         "scipy>=1.13",  # experiments.studies
         "tensorboardX>=2.6",
         "tensorflow-datasets>=4.9.8",

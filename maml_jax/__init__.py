@@ -7,7 +7,7 @@ a config describes).
 """
 
 import importlib
-from types import ModuleType
+from typing import Any
 
 from maml_jax import inner, lengths, meta, models, parallel, tasks
 from maml_jax.inner.adapt import InnerLoop
@@ -38,6 +38,7 @@ __all__ = [
     "inner",
     "keep_within",
     "lengths",
+    "load",
     "make_train_loop",
     "meta",
     "models",
@@ -51,8 +52,9 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> ModuleType:
+def __getattr__(name: str) -> Any:
     """Imports `run` at its first use, as it takes as long as everything else together."""
-    if name == "run":
-        return importlib.import_module("maml_jax.run")
+    if name in ("run", "load"):
+        run = importlib.import_module("maml_jax.run")
+        return run if name == "run" else run.load
     raise AttributeError(f"module 'maml_jax' has no attribute {name!r}")

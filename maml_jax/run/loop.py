@@ -33,6 +33,7 @@ from maml_jax.run.workdir import (
     load_run,
     open_workdir,
     write_evaluation,
+    write_inputs,
 )
 from maml_jax.types import Metrics, TrainState
 
@@ -292,6 +293,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike[str]) -> R
     experiment = build(config)
     with files.locked(folder):
         open_workdir(config, folder)
+        write_inputs(experiment.problem.inputs, folder)
         state = train(experiment, folder)
         started = time.perf_counter()
         record = evaluate_both(experiment, state, folder) | {

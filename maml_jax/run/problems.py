@@ -16,6 +16,7 @@ from maml_jax.models.normalization import at_step, norm_shifts_do_not_adapt, wit
 from maml_jax.models.registry import MODELS
 from maml_jax.params import everything
 from maml_jax.registry import Registry
+from maml_jax.run.messages import note
 from maml_jax.settings import check_settings_class
 from maml_jax.tasks import sinusoid
 from maml_jax.tasks.episodes import Pool, check_pool, make_sampler, normalise
@@ -36,6 +37,8 @@ from maml_jax.types import (
 
 if TYPE_CHECKING:
     from maml_jax.run.spec import RunSpec
+
+_note_once = cache(note)
 
 
 class MakeSampler(Protocol):
@@ -62,6 +65,11 @@ class Inputs(NamedTuple):
     shape: tuple[int, ...]  # [*x], of one example
     dtype: str  # of what the network's `prepare` takes
     invert: bool = False  # whether pixels of image files become 255 - pixel
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> "Inputs":
+        """Reads what JSON has made of it."""
+        return cls(tuple(record["shape"]), record["dtype"], record["invert"])
 
 
 class Problem(NamedTuple):
@@ -144,14 +152,16 @@ def _checked_pools(spec: "RunSpec") -> tuple[dict[str, Pool], Inputs]:
             )
     except (ValueError, OSError) as error:
         raise UsageError(f"{stream and f'{stream} classes: '}{error}") from error
+    if loaded.summary:
+        _note_once(loaded.summary)
     images = loaded.train.images
     shape = images.shape[2:]
     channels = shape[-1]
+    form = f"images of {channels} channels" if len(shape) > 1 else f"{channels} features"
     for name, values in (("mean", data.mean), ("std", data.std)):
         if len(values) not in (0, 1, channels):
             raise UsageError(
-                f"data.{name}={values} has {len(values)} values for images of {channels} "
-                f"channels; give 1 or {channels}"
+                f"data.{name}={values} has {len(values)} values for {form}; give 1 or {channels}"
             )
     return pools, Inputs(shape, str(images.dtype), loaded.invert)
 

@@ -5,6 +5,7 @@ import pathlib
 from itertools import count
 from typing import Any
 
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from maml_jax.errors import UsageError
@@ -15,7 +16,8 @@ from maml_jax.run.config import check_key, default_config, differences, flatten,
 from maml_jax.run.evaluation import Evaluation
 from maml_jax.run.files import DamagedError, Record
 from maml_jax.run.messages import note
-from maml_jax.types import TrainState
+from maml_jax.run.problems import Inputs
+from maml_jax.types import MetaParams, TrainState
 
 CHECKPOINTS = "checkpoints"
 BEST = "best_checkpoints"
@@ -34,7 +36,7 @@ def open_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
     Raises:
       UsageError: the folder cannot be written, or holds a run of another config.
     """
-    new, old = as_json(config), _find_config(workdir)
+    new, old = as_json(config), find_config(workdir)
     if old is None:
         check_config(workdir / CHECKPOINTS, new)
     elif changed := differences(new, as_json(old)):
@@ -45,6 +47,25 @@ def open_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
     with files.writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
     files.write(workdir / "config.json", json.dumps(new, indent=2) + "\n")
+
+
+def write_inputs(inputs: Inputs | None, workdir: pathlib.Path) -> None:
+    """Writes inputs.json, with which a trained network can be used without the data of its run.
+
+    Raises:
+      UsageError: the file cannot be written.
+    """
+    if inputs is not None:
+        files.write(workdir / "inputs.json", json.dumps(inputs._asdict(), indent=2) + "\n")
+
+
+def read_inputs(workdir: pathlib.Path) -> Inputs | None:
+    """What a run's network takes; None if its data have to tell."""
+    try:
+        record = files.read_json(workdir / "inputs.json")
+        return None if record is None else Inputs.of(record)
+    except (DamagedError, KeyError, TypeError):
+        return None
 
 
 def read_evaluation(workdir: pathlib.Path) -> Record:
@@ -78,17 +99,22 @@ def read_config(workdir: pathlib.Path) -> ConfigDict:
     Raises:
       UsageError: the folder holds no run, or its config cannot be read.
     """
-    config = _find_config(workdir)
+    config = find_config(workdir)
     if config is None:
         raise UsageError(f"workdir {workdir} holds no run; train one there with experiments.train")
     return config
 
 
-def _find_config(workdir: pathlib.Path) -> ConfigDict | None:
+def find_config(workdir: pathlib.Path) -> ConfigDict | None:
+    """The config of the run in a folder; None if it holds no run.
+
+    Raises:
+      UsageError: the config cannot be read.
+    """
     path = workdir / "config.json"
     try:
         record = files.read_json(path)
-        return None if record is None else _config_of(record, workdir)
+        return None if record is None else config_of(record, f"workdir {workdir}")
     except (DamagedError, TypeError) as error:  # a TypeError of ml_collections
         raise DamagedError(
             f"the config of the run in {workdir} cannot be used ({error}); restore {path} from a "
@@ -97,11 +123,16 @@ def _find_config(workdir: pathlib.Path) -> ConfigDict | None:
         ) from error
 
 
-def _config_of(record: Record, workdir: pathlib.Path) -> ConfigDict:
+def config_of(record: Record, holder: str) -> ConfigDict:
+    """The config that JSON holds; `holder` is what messages call the place.
+
+    Raises:
+      UsageError: it is of version 0.1, or has keys that are unknown.
+    """
     config, values = default_config(), dict(flatten(record))
     if old := [key for key in values if renamed(key)]:
         raise UsageError(
-            f"workdir {workdir} holds a run of maml_jax 0.1 (its config has {old[0]!r}, which is "
+            f"{holder} holds a run of maml_jax 0.1 (its config has {old[0]!r}, which is "
             f"called {renamed(old[0])!r} now); continue it with version 0.1, or train it anew in "
             "another --workdir"
         )
@@ -138,6 +169,42 @@ def load_run(
             f"workdir {workdir} holds no checkpoint yet; its train command continues it"
         )
     return experiment, restored.state
+
+
+def read_trained(
+    experiment: Experiment, workdir: pathlib.Path, *, last: bool
+) -> tuple[MetaParams, Record]:
+    """What a run has learned, and the evaluation of that; empty if there is none yet.
+
+    Args:
+      experiment: the run's functions.
+      workdir: its folder.
+      last: the parameters of the last checkpoint, even if validation has selected better ones.
+
+    Raises:
+      UsageError: there is no readable checkpoint.
+    """
+    template, config = experiment.init(), as_json(experiment.config)
+    selected = None if last else newest(workdir / BEST, template, config)
+    restored = selected or newest(workdir / CHECKPOINTS, template, config)
+    if restored is None:
+        raise UsageError(
+            f"workdir {workdir} holds no checkpoint yet; its train command continues it"
+        )
+    try:
+        whole = files.read_json(workdir / "evaluation.json") or {}
+    except DamagedError:
+        whole = {}
+    record = {key: value for key, value in whole.items() if key not in ("selected", "soft")}
+    if selected is not None:
+        record |= whole.get("selected", {})
+    if record.get("meta_step") != int(restored.state.step):
+        record = {}
+    meta_params = restored.state.meta_params
+    if experiment.spec.entry.tunes_step_size and record:
+        tuned = jnp.asarray(record["inner_step_size"], jnp.float32)
+        meta_params = meta_params._replace(step_sizes=tuned)
+    return meta_params, record
 
 
 def _estimates(evaluation: Evaluation) -> Record:
