@@ -47,7 +47,13 @@ def get_config(variant: str = "") -> ConfigDict:
         config.outer.step_sizes_learning_rate, config.outer.optimizer_learning_rate = 1e-2, 1e-3
         config.outer.task_clip_norm = 1.0
         config.eval.shots = 10
-    elif variant:
+    elif not variant:
+        config.task.shots = 5  # as at test
+        config.inner.num_steps, config.inner.clip_norm = 5, 10.0
+        config.num_meta_steps = 8_000
+        config.outer.schedule, config.outer.learning_rate = "cosine", 1e-2
+        config.outer.task_clip_norm = 10.0
+    else:
         known = "'', 'paper', 'adaptive_k' or 'meta_curvature'"
         raise UsageError(f"variant {variant!r} is unknown; use {known}")
     return config
