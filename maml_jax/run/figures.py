@@ -140,10 +140,12 @@ def _test_predictions(run: Run, number: int) -> tuple[Episode, np.ndarray]:
     return episodes, np.asarray(logits)
 
 
-def episode_picture(runs: list[Run]) -> Figure:
+def episode_picture(runs: list[Run]) -> Figure | None:
     """One test episode: support and query images, with the predictions before and after."""
     run = runs[0]
-    spec = run.experiment.spec
+    spec, inputs = run.experiment.spec, run.experiment.problem.inputs
+    if inputs is not None and len(inputs.shape) == 1:  # features
+        return None
     episodes, logits = _test_predictions(run, 1)
     before, after = (logits[0, step].argmax(-1) for step in (0, -1))
     ways, shots, queries = spec.task.ways, spec.eval.shots, min(spec.eval.query_shots, 5)

@@ -1,6 +1,7 @@
 """Few-shot classification from config to report, on images that the test makes."""
 
 import pathlib
+import re
 from typing import Any
 
 import chex
@@ -10,7 +11,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from maml_jax.errors import UsageError
-from maml_jax.run import problems
+from maml_jax.run import figures, problems
 from maml_jax.run.build import Experiment, build
 from maml_jax.run.loop import train, train_and_evaluate
 from maml_jax.run.report import write_report
@@ -199,3 +200,27 @@ def test_data_that_will_not_do_is_one_line(
         build(image_config(data, **changes))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_features_train_an_mlp(data: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Seeds 0 to 2 end at 0.9 or more."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(CLASSES), IMAGES)
+    features = 10 + 5 * (2 * rng.normal(size=(CLASSES, 7))[labels] + rng.normal(size=(120, 7)))
+    np.savez(data / "features.npz", features=features, labels=labels)
+    name, scaled = f"npz:{data / 'features.npz'}", {"data__mean": (10.0,), "data__std": (10.0,)}
+    config = image_config(data, data__name=name, **(MLP | scaled), outer__learning_rate=1e-2)
+    experiment = build(config)
+    state, _ = experiment.train(experiment.init(), 60)
+    accuracy = experiment.evaluate(state.meta_params).estimates["accuracy"].mean
+    assert accuracy[-1] > 0.5 > accuracy[0]
+    assert "features float64[120, 7]" in capsys.readouterr().err
+    run = figures.Run("maml", experiment, state.meta_params, {}, [])
+    assert figures.episode_picture([run]) is None
+    for changes, message in (
+        ({"model__name": "conv4", "model__normalization": "batch"}, "model.name='conv4': inputs"),
+        ({"data__mean": (0.1, 0.2)}, "has 2 values for 7 features; give 1 or 7"),
+        ({"data__rotation": "per_class"}, "needs square images, not features"),
+    ):
+        with pytest.raises(UsageError, match=re.escape(message)):
+            build(image_config(data, **({"data__name": name} | MLP | changes))).init()
