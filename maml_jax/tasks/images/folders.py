@@ -35,13 +35,14 @@ _log = logging.getLogger(__name__)
 
 
 def list_images(
-    root: pathlib.Path, *, follow_links: bool
+    root: pathlib.Path, *, follow_links: bool, beside: bool = False
 ) -> tuple[list[pathlib.Path], collections.Counter[str]]:
     """Lists the images in the class folders of `root`, at any depth.
 
     Args:
       root: a folder of class folders.
       follow_links: follow links that lead out of `root`; those that stay inside are followed.
+      beside: also list images beside the class folders.
 
     Returns:
       The files in order, and how many files and folders are left out for which reason.
@@ -62,7 +63,7 @@ def list_images(
                     yield entry
 
     for top in wanted(root):
-        if not top.is_dir():
+        if not top.is_dir() and not beside:
             left_out["images beside the class folders"] += 1
             continue
         waiting, listed = [top], set()
