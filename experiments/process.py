@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import multiprocessing
 import os
 import signal
 import sys
@@ -72,8 +73,11 @@ def ending_in_one_line() -> Iterator[None]:
 
     2 is for what the user or the system has to change, 128 + a signal's number for a stop.
     """
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored
-        signal.signal(signal.SIGINT, _end_at_once)
+    before = {
+        number: signal.signal(number, _end_at_once)
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
     try:
         try:
             yield
@@ -88,10 +92,15 @@ def ending_in_one_line() -> Iterator[None]:
         if isinstance(error, BrokenPipeError):  # as after `| head -1`
             sys.exit(141)
         sys.exit(report(error, 2))
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _end_at_once(number: int, _: FrameType | None) -> None:
     """What is written is written whole; a KeyboardInterrupt may be lost or crash a compilation."""
+    for process in multiprocessing.active_children():
+        process.terminate()
     with contextlib.suppress(OSError):
         os.write(2, b"stopped; what was saved is kept, and the same command goes on\n")
     os._exit(128 + number)

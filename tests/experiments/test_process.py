@@ -37,25 +37,24 @@ def test_an_end_is_one_line_and_a_code(
     assert not printed.out
 
 
-def test_an_interrupt_ends_at_once_with_a_line(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_at_once_with_a_line(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     monkeypatch.setattr(os, "_exit", sys.exit)
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.getsignal(number)
 
-    def interrupt_twice() -> None:
+    def signal_twice() -> None:
         with ending_in_one_line(), stop_requests() as received:
-            signal.raise_signal(signal.SIGINT)
-            assert received == [signal.SIGINT]  # a dispatch may end
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
+            assert received == [number]  # a dispatch may end
+            signal.raise_signal(number)
 
-    try:
-        with pytest.raises(SystemExit) as ended:
-            interrupt_twice()
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert ended.value.code == 130
+    with pytest.raises(SystemExit) as ended:
+        signal_twice()
+    assert ended.value.code == 128 + number
     assert capfd.readouterr().err.splitlines()[-1].startswith("stopped; what was saved is kept")
+    assert signal.getsignal(number) is before
 
 
 def test_a_reader_that_goes_away_ends_a_binary_quietly(monkeypatch: pytest.MonkeyPatch) -> None:
