@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +46,12 @@ from maml_jax.types import (
 )
 
 
+class InitFn(Protocol):
+    """Makes the state before the first meta-step, of meta-parameters that `change` may replace."""
+
+    def __call__(self, change: Callable[[MetaParams], MetaParams] = ..., /) -> TrainState: ...
+
+
 class Experiment(NamedTuple):
     """One run's functions."""
 
@@ -53,7 +59,7 @@ class Experiment(NamedTuple):
     spec: RunSpec
     problem: Problem
     inner_loop: Callable[[int], InnerLoop]  # number of steps -> inner loop, with hard gates
-    init: Callable[[], TrainState]
+    init: InitFn
     train: TrainLoop
     evaluate: EvaluateFn
     learned: LearnedSummary
@@ -190,12 +196,16 @@ def _make_inner_loop(
     return inner_loop
 
 
+def _unchanged(meta_params: MetaParams) -> MetaParams:
+    return meta_params
+
+
 def _make_init(
     spec: RunSpec, problem: Problem, learned: LearnedSummary, outer: OuterStep
-) -> Callable[[], TrainState]:
+) -> InitFn:
     inner, num_steps, gates = spec.inner, spec.train_steps, learned.gates
 
-    def init() -> TrainState:
+    def init(change: Callable[[MetaParams], MetaParams] = _unchanged) -> TrainState:
         meta_params = MetaParams(
             init=problem.init_params(stream_key(spec.seed, "init"), num_steps),
             step_sizes=STEP_SIZES[inner.step_sizes].init(
@@ -217,7 +227,7 @@ def _make_init(
             lengths = gates.init(learned.adapted, length, stream_key(spec.seed, "lengths"))
             meta_params = meta_params._replace(lengths=lengths)
             extras = {"dual": jnp.zeros(())}
-        return init_state(meta_params, outer, stream_key(spec.seed, "train"), extras)
+        return init_state(change(meta_params), outer, stream_key(spec.seed, "train"), extras)
 
     return init
 

@@ -17,7 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from maml_jax.errors import UsageError
-from maml_jax.run.config import differences
+from maml_jax.run.config import resume_conflicts
 from maml_jax.run.files import DamagedError, Record, loads, read, reason_of, unwritable, writing
 from maml_jax.run.messages import note
 from maml_jax.types import PyTree, TrainState
@@ -89,11 +89,20 @@ def _read_about(checkpoint: pathlib.Path) -> Record:
 
 
 def _check_config(checkpoint: pathlib.Path, about: Record, config: Record) -> None:
-    if changed := differences(config, about["config"]):
+    if changed := resume_conflicts(config, about["config"]):
         raise UsageError(
             f"checkpoint {checkpoint} is of a run with another config ({'; '.join(changed)}); "
             "nothing was changed. Use that run's config, or another --workdir"
         )
+
+
+def has_checkpoint(directory: pathlib.Path) -> bool:
+    """Whether there is one, damaged or not.
+
+    Raises:
+      UsageError: the folder cannot be read.
+    """
+    return bool(_steps(directory))
 
 
 def check_config(directory: pathlib.Path, config: Record) -> None:

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from maml_jax.errors import UsageError
 from maml_jax.inner.optimizers.registry import INNER_OPTIMIZERS
 from maml_jax.models.registry import MODELS
-from maml_jax.run.algorithms import AUTO
+from maml_jax.run.algorithms import ALGORITHMS, AUTO
 from maml_jax.run.problems import TASKS
 from maml_jax.run.spec import BASELINES, RunSpec, check_spec
 from maml_jax.settings import Rule, check_value, one_of
@@ -175,7 +175,7 @@ def baseline_config(config: ConfigDict, name: str) -> ConfigDict:
     """The config of a baseline trained beside the run: all but algorithm and inputs the same."""
     baseline = ConfigDict(config.to_dict())
     baseline.update_from_flattened_dict(BASELINES[name])
-    baseline.baselines = ()
+    baseline.baselines, baseline.init_from = (), ""
     baseline.inner.learn_optimizer = "none"
     baseline.lengths.cost_weight = baseline.lengths.budget = 0.0
     if "matrices" in INNER_OPTIMIZERS[baseline.inner.optimizer].hyper:
@@ -204,3 +204,35 @@ def differences(
         if not any(key == name or key.startswith(f"{name}.") for name in free)
         and before.get(key) != after.get(key)
     ]
+
+
+def resume_conflicts(new: dict[str, Any], old: dict[str, Any]) -> list[str]:
+    """What keeps a run of the config `old` from being continued with `new`: keys that differ.
+
+    Free keys may differ, and more meta-steps are allowed where no schedule depends on their number.
+    """
+    key = "num_meta_steps"
+    if not new[key] > old.get(key, new[key]):
+        return differences(new, old)
+    schedule = _schedule(dict(flatten(new)))
+    if not schedule:
+        return differences(new, old, (*FREE_KEYS, key))
+    return [
+        f"{change}, on which {schedule} depends" if change.startswith(f"{key}: ") else change
+        for change in differences(new, old)
+    ]
+
+
+def _schedule(values: Mapping[str, Any]) -> str:
+    """A setting that depends on the number of meta-steps; empty if none does."""
+    auto = {**AUTO, **ALGORITHMS.find(values["algorithm"]).settings}
+    schedule, gate = (
+        auto[key] if values[key] == "auto" else values[key]
+        for key in ("outer.schedule", "lengths.gate")
+    )
+    if schedule != "constant":
+        return f"outer.schedule={schedule!r}"
+    last = values["lengths.final_temperature"]
+    if gate != "none" and last != values["lengths.temperature"]:
+        return f"lengths.final_temperature={last}"
+    return ""

@@ -19,12 +19,14 @@ from maml_jax.errors import DivergedError, UsageError
 from maml_jax.meta.train_step import COUNTS, FINITE_SHARE
 from maml_jax.run import files, provenance
 from maml_jax.run.build import Experiment, build
-from maml_jax.run.checkpoint import Checkpoints
+from maml_jax.run.checkpoint import Checkpoints, has_checkpoint
 from maml_jax.run.config import baseline_config
 from maml_jax.run.files import Record
+from maml_jax.run.loading import load
 from maml_jax.run.messages import note
 from maml_jax.run.metrics import MetricWriter, read_metrics
 from maml_jax.run.spec import RunSpec
+from maml_jax.run.warm_start import start_from
 from maml_jax.run.workdir import (
     BEST,
     CHECKPOINTS,
@@ -189,8 +191,15 @@ def _logged_best(workdir: pathlib.Path, step: int) -> float:
     return max((score for score in scores if score is not None), default=-math.inf)
 
 
-def train(experiment: Experiment, workdir: pathlib.Path) -> TrainState:
+def train(
+    experiment: Experiment, workdir: pathlib.Path, first: TrainState | None = None
+) -> TrainState:
     """Trains, or resumes, to the last meta-step.
+
+    Args:
+      experiment: the run's functions.
+      workdir: the folder of its files.
+      first: the state that a new run starts from; None takes the initial one.
 
     Raises:
       Interrupted: SIGTERM or Ctrl-C; the state is saved.
@@ -202,7 +211,7 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> TrainState:
     checkpoints = Checkpoints(
         workdir / CHECKPOINTS, as_json(experiment.config), spec.checkpoint.keep
     )
-    state, about = experiment.init(), Record()
+    state, about = first or experiment.init(), Record()
     restored = checkpoints.restore(state)
     if restored is not None:
         state, about = restored.state, restored.about
@@ -290,11 +299,13 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike[str]) -> R
       Interrupted: SIGTERM or Ctrl-C; the state is saved.
     """
     folder = files.local_folder(workdir)
-    experiment = build(config)
+    experiment, first = build(config), None
+    if config.init_from and not has_checkpoint(folder / CHECKPOINTS):
+        first = start_from(load(config.init_from), experiment)
     with files.locked(folder):
         open_workdir(config, folder)
         write_inputs(experiment.problem.inputs, folder)
-        state = train(experiment, folder)
+        state = train(experiment, folder, first)
         started = time.perf_counter()
         record = evaluate_both(experiment, state, folder) | {
             "train_seconds": round(_total(folder, "seconds"), 1),

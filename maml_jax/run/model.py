@@ -115,18 +115,26 @@ class Model:
         exported.write(file, self.meta_params, about | {"record": self.record})
         return file
 
+    def for_ways(self, ways: int) -> tuple[Experiment, MetaParams]:
+        """The functions, and what is learned, with outputs for another number of classes.
+
+        Raises:
+          UsageError: there are more of them, but the outputs cannot adapt.
+        """
+        if ways == self.experiment.problem.ways:
+            return self.experiment, self.meta_params
+        config = ConfigDict(self.config.to_dict())
+        config.task.ways = ways
+        experiment = build(config, training=False, inputs=self.inputs)
+        return experiment, with_ways(self.meta_params, self.experiment, experiment)
+
     @cached_property
     def _compiled(self) -> Callable[[int, int], _Compiled]:
         trained, key = self.experiment, stream_key(0, "test")
 
         @cache
         def compiled(ways: int, num_steps: int) -> _Compiled:
-            experiment, meta_params = trained, self.meta_params
-            if ways != trained.problem.ways:
-                config = ConfigDict(self.config.to_dict())
-                config.task.ways = ways
-                experiment = build(config, training=False, inputs=self.inputs)
-                meta_params = with_ways(meta_params, trained, experiment)
+            experiment, meta_params = self.for_ways(ways)
             problem, loop = experiment.problem, experiment.inner_loop(num_steps)
 
             def adapt_one(meta_params: MetaParams, support: Examples) -> Params:

@@ -55,6 +55,11 @@ class RunSpec:
         "baselines trained beside the run, into WORKDIR/NAME",
         each(list(BASELINES).__contains__, "a tuple of names out of " + ", ".join(BASELINES)),
     )
+    init_from: str = setting(
+        "",
+        "workdir, file or name of a trained model whose learned values a new run starts from; "
+        "empty: none",
+    )
     task: TaskSettings = TaskSettings()
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()

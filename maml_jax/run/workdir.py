@@ -12,7 +12,7 @@ from maml_jax.errors import UsageError
 from maml_jax.run import files
 from maml_jax.run.build import Experiment, build
 from maml_jax.run.checkpoint import check_config, newest
-from maml_jax.run.config import check_key, default_config, differences, flatten, renamed
+from maml_jax.run.config import check_key, default_config, flatten, renamed, resume_conflicts
 from maml_jax.run.evaluation import Evaluation
 from maml_jax.run.files import DamagedError, Record
 from maml_jax.run.messages import note
@@ -39,10 +39,11 @@ def open_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
     new, old = as_json(config), find_config(workdir)
     if old is None:
         check_config(workdir / CHECKPOINTS, new)
-    elif changed := differences(new, as_json(old)):
+    elif changed := resume_conflicts(new, as_json(old)):
         raise UsageError(
-            f"workdir {workdir} holds a run of another config ({'; '.join(changed)}); "
-            "use another --workdir, or that run's config to continue it"
+            f"workdir {workdir} holds a run of another config ({'; '.join(changed)}); use another "
+            f"--workdir (--init_from={workdir} starts from what this run has learned), or that "
+            "run's config to continue it"
         )
     with files.writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)

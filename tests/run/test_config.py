@@ -63,7 +63,7 @@ BAD = [
 
 
 # Switches, and what the data set itself checks when it is loaded.
-FREE = {"task.oracle", "model.max_pool"} | {
+FREE = {"task.oracle", "model.max_pool", "init_from"} | {
     f"data.{key}" for key in ("name", "dir", "splits_dir", "cache_dir", "split", "follow_links")
 }
 
