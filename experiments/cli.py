@@ -18,6 +18,7 @@ from maml_jax.errors import UsageError
 from maml_jax.run.config import check_key, default_config, describe_keys, flatten
 from maml_jax.run.files import dumps
 from maml_jax.run.formats import adaptation_table
+from maml_jax.tasks.images.cache import find_cache_dir
 
 flags.DEFINE_list("import", [], "modules to import first: they register tasks, models and others")
 
@@ -136,8 +137,20 @@ def prepare_jax(programs: str | None = None) -> None:
     jax.config.update("jax_use_simplified_jaxpr_constants", True)
     if "JAX_DEFAULT_MATMUL_PRECISION" not in os.environ:  # GPUs would round float32 to 10 bits
         jax.config.update("jax_default_matmul_precision", "float32")
+    if programs is None and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        programs = _programs_folder()
     if programs is not None:
         jax.config.update("jax_compilation_cache_dir", programs)
+
+
+def _programs_folder() -> str | None:
+    """Where compiled programs are kept for the next start; None if nothing can be written there."""
+    try:
+        folder = find_cache_dir("") / "programs"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError):
+        return None
+    return str(folder) if os.access(folder, os.W_OK) else None
 
 
 def run(main: Callable[[list[str]], Any]) -> None:

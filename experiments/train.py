@@ -43,11 +43,14 @@ def _config() -> ConfigDict:
 def main(_: list[str]) -> None:
     """Runs the whole job."""
     from maml_jax.run.loop import train_and_evaluate
+    from maml_jax.run.messages import note
     from maml_jax.run.report import write_report
 
     record = train_and_evaluate(_config(), _WORKDIR.value)
-    print(f"report: {write_report(_WORKDIR.value)}")
+    note("drawing the report ...")
+    report = write_report(_WORKDIR.value)
     cli.print_record(record)
+    note(f"report: {report}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Protocol, cast
 
@@ -31,6 +31,7 @@ from maml_jax.types import (
 )
 
 AXIS = "devices"
+_MOST_PARTS = 20  # of an evaluation that shows its progress
 
 
 class EvaluationFn(Protocol):
@@ -176,6 +177,16 @@ def make_train_loop(
     return loop
 
 
+def _parts(indices: np.ndarray, chunk: int) -> list[np.ndarray]:
+    """Equal parts [D, n] of indices [D, share], of two chunks or more.
+
+    Each is then a loop over chunks, as the whole is, and gives the same numbers.
+    """
+    chunks, rest = divmod(indices.shape[1], chunk)
+    number = 1 if rest else largest_divisor(chunks, min(chunks // 2, _MOST_PARTS))
+    return np.split(indices, number, axis=1)
+
+
 def make_evaluation(
     adapt: AdaptFn,
     query_loss: LossFn,
@@ -185,6 +196,7 @@ def make_evaluation(
     chunk: int = 100,
     step: int = keys.EVALUATION,
     devices: Sequence[jax.Device] | None = None,
+    progress: Callable[[Sequence[np.ndarray]], Iterable[np.ndarray]] | None = None,
 ) -> EvaluationFn:
     """Makes an evaluation that measures the query loss (and its aux) after every inner step.
 
@@ -199,6 +211,8 @@ def make_evaluation(
       step: the meta-step at which episodes are drawn. By default, training never reaches it. Use
         another one only with a key of its own.
       devices: the devices; None uses all available ones.
+      progress: iterates over the parts of the episodes and shows how many are done, as `tqdm.tqdm`
+        does; None evaluates all of them in one call. The numbers are the same.
 
     Returns:
       evaluation(meta_params, key) -> ({"loss": Estimate [K+1], ...}, counts of all, diverged and
@@ -213,7 +227,7 @@ def make_evaluation(
     evaluate_task = make_task_evaluation(adapt, query_loss, sample_episode)
     share = -(-num_episodes // len(devices))
     # Surplus episodes make the shares of all devices equal; they are cut off below.
-    indices = jnp.arange(share * len(devices)).reshape(len(devices), share)
+    indices = np.arange(share * len(devices), dtype=np.int32).reshape(len(devices), share)
 
     def run(meta_params: MetaParams, key: Array, indices: Array) -> Metrics:
         task_keys = keys.task_keys(key, jnp.int32(step), indices)
@@ -227,9 +241,12 @@ def make_evaluation(
         check_meta_params(meta_params)
         keys.check_key(key)
         _check_alive("meta_params", meta_params)
-        per_episode = mapped(jax.tree.map(strong_array, meta_params), key, indices)
+        meta_params = jax.tree.map(strong_array, meta_params)
+        parts = [indices] if progress is None else progress(_parts(indices, chunk))
+        per_part = [jax.device_get(mapped(meta_params, key, part)) for part in parts]
+        whole: Any = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *per_part)
         return summarise(
-            {name: v.reshape(-1, *v.shape[2:])[:num_episodes] for name, v in per_episode.items()}
+            {name: v.reshape(-1, *v.shape[2:])[:num_episodes] for name, v in whole.items()}
         )
 
     return evaluation

@@ -12,6 +12,7 @@ from maml_jax.keys import gate_key, stream_key
 from maml_jax.lengths.gates import Gates
 from maml_jax.meta.evaluate import EpisodeCounts, Estimate
 from maml_jax.parallel import EvaluationFn, make_evaluation
+from maml_jax.run.messages import evaluating
 from maml_jax.run.problems import Problem
 from maml_jax.run.spec import RunSpec
 from maml_jax.types import Adaptation, AdaptFn, Array, MetaParams, Monitor
@@ -72,6 +73,7 @@ def make_evaluate(
             num_episodes=episodes[stream],
             chunk=spec.eval.chunk,
             step=0,  # the key is that of the stream
+            progress=evaluating,
         )
 
     def at(

@@ -39,10 +39,32 @@ def interval(mean: float | None, ci95: float | None, *, percent: bool = False) -
     return f"{text} ± {half}"
 
 
+def percentage(share: float | None) -> str:
+    """A share in %."""
+    if share is None or not math.isfinite(share):
+        return "not finite"
+    return f"{100 * share:.2f}%"
+
+
+def plural(count: int, noun: str) -> str:
+    """As "1 task" or "2,000 tasks"; of "support image of each class", the image takes the s."""
+    head, of, rest = noun.partition(" of ")
+    return f"{count:,} {head}{'' if count == 1 else 's'}{of}{rest}"
+
+
+def duration(seconds: float) -> str:
+    """As "45 s", "1 min 23 s" or "2 h 5 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s" if whole else f"{seconds:.1g} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def diverged(record: Record) -> int:
     """The number of diverged test episodes; older records count those that are not finite."""
-    count: int = record.get("diverged_episodes", record["nonfinite_episodes"])
-    return count
+    key = "diverged_episodes" if "diverged_episodes" in record else "nonfinite_episodes"
+    return int(record[key])
 
 
 def text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -22,6 +22,7 @@ from maml_jax.run.build import Experiment, build
 from maml_jax.run.checkpoint import Checkpoints, has_checkpoint
 from maml_jax.run.config import baseline_config
 from maml_jax.run.files import Record
+from maml_jax.run.formats import plural
 from maml_jax.run.loading import load
 from maml_jax.run.messages import note
 from maml_jax.run.metrics import MetricWriter, read_metrics
@@ -227,6 +228,8 @@ def train(
 
     with closing(checkpoints), closing(selection), closing(progress), stop_requests() as received:
         step = int(state.step)
+        if step < spec.num_meta_steps:
+            note("compiling (once) ...")
         while step < spec.num_meta_steps:
             stop = _next_stop(step, spec)
             state, metrics = experiment.train(state, stop - step)
@@ -275,7 +278,12 @@ def evaluate_run(workdir: str | os.PathLike[str], overrides: dict[str, Any]) -> 
     """
     folder = files.local_folder(workdir)
     experiment, state = load_run(folder, overrides)
+    _announce_evaluation(experiment.spec)
     return evaluate_both(experiment, state, folder) | provenance.describe()
+
+
+def _announce_evaluation(spec: RunSpec) -> None:
+    note(f"evaluating on {plural(spec.eval.num_episodes, 'test episode')}; compiling (once) ...")
 
 
 def _total(workdir: pathlib.Path, name: str) -> float:
@@ -307,6 +315,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike[str]) -> R
         write_inputs(experiment.problem.inputs, folder)
         state = train(experiment, folder, first)
         started = time.perf_counter()
+        _announce_evaluation(experiment.spec)
         record = evaluate_both(experiment, state, folder) | {
             "train_seconds": round(_total(folder, "seconds"), 1),
             "nonfinite_tasks": round(_total(folder, "nonfinite_tasks")),  # dropped in training
@@ -314,6 +323,9 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike[str]) -> R
             **provenance.describe(),
         }
         write_evaluation(folder, record)
+    if config.baselines:
+        number = plural(len(config.baselines), "baseline")
+        note(f"also training {number}: {', '.join(config.baselines)}")
     for name in config.baselines:
         train_and_evaluate(baseline_config(config, name), folder / name)
     return record

@@ -70,7 +70,7 @@ def whole(forks: Forks, root: pathlib.Path) -> tuple[pathlib.Path, Ended]:
 
 def part(path: str) -> str:
     """What a file belongs to."""
-    names = ("checkpoints", "metrics", "events", "evaluation", "report", "png", "config", "cache")
+    names = ("checkpoints", "metrics", "events", "evaluation", "report", "config", "cache")
     return next((name for name in names if name in path), "start")
 
 

@@ -48,3 +48,15 @@ def test_a_table_of_the_adaptation() -> None:
     accuracies = {"accuracy": [0.2, 0.5], "accuracy_ci95": [0.01, 0.02], "accuracy_median": [0, 0]}
     selected = record | accuracies | {"selected": accuracies}
     assert "50.00 ± 2.00" in formats.adaptation_table(selected)
+
+
+def test_words_for_counts_and_times() -> None:
+    assert [formats.plural(n, "task") for n in (1, 2000)] == ["1 task", "2,000 tasks"]
+    assert formats.plural(2, "support image of each class") == "2 support images of each class"
+    times = [formats.duration(s) for s in (0.04, 45.2, 83, 7500)]
+    assert times == ["0.04 s", "45 s", "1 min 23 s", "2 h 5 min"]
+    assert [formats.percentage(v) for v in (0.0123, 1.0, None)] == [
+        "1.23%",
+        "100.00%",
+        "not finite",
+    ]

@@ -66,10 +66,7 @@ def test_from_config_to_report(data: pathlib.Path, tmp_path: pathlib.Path) -> No
     assert len(record["accuracy"]) == 3
     assert record["selected"]["meta_step"] in (20, 40, 60)
     assert record["accuracy"][-1] > 0.5 > record["accuracy"][0]
-    page = write_report(tmp_path).read_text()
-    for name in ("accuracy_against_steps", "episode_picture", "confusion"):
-        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    assert "selected by validation" in page
+    assert "selected by validation" in write_report(tmp_path).read_text()
     shifts = load_run(tmp_path)[1].meta_params.init["norm_0"]["shift"]
     assert np.abs(shifts).max() > 0
 

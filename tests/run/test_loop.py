@@ -1,7 +1,6 @@
 """The driver: one run from config to report, in this process."""
 
 import json
-import math
 import pathlib
 import shutil
 
@@ -14,12 +13,10 @@ from maml_jax.errors import UsageError
 from maml_jax.run import provenance
 from maml_jax.run.build import build, optimizer_flops
 from maml_jax.run.config import resolve
-from maml_jax.run.figures import TASK_FIGURES
 from maml_jax.run.files import locked
 from maml_jax.run.loop import _Progress, evaluate_run, train, train_and_evaluate
 from maml_jax.run.metrics import read_metrics
-from maml_jax.run.report import write_report
-from maml_jax.run.workdir import load_run, open_workdir, read_evaluation, write_evaluation
+from maml_jax.run.workdir import load_run, open_workdir
 from tests.run.runs import tiny_config
 from tests.run.test_checkpoint import spoil
 
@@ -62,14 +59,6 @@ def test_training_learns(tmp_path: pathlib.Path) -> None:
     before, after_1, after_10 = (record["loss_median"][step] for step in (0, 1, 10))
     assert after_1 < 0.5 * before
     assert after_10 < 0.3 * before
-
-
-def test_the_report_has_its_figures(finished: pathlib.Path) -> None:
-    page = write_report(finished).read_text()
-    for name in ("learning_curve", "loss_against_steps", "fitted_waves"):
-        assert f'src="{name}.png"' in page
-        assert (finished / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    assert "pretrained" in page
 
 
 def test_evaluation_of_a_run_repeats_and_takes_other_numbers(finished: pathlib.Path) -> None:
@@ -214,55 +203,6 @@ def test_a_run_without_any_finite_update_ends_with_a_line(tmp_path: pathlib.Path
         train_and_evaluate(config, tmp_path)
     with pytest.raises(UsageError, match="none of the 20 updates was finite"):
         train_and_evaluate(config, tmp_path)
-
-
-@pytest.fixture
-def without_waves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Takes the slowest figure out of reports, as that of a run with nothing to show there."""
-    monkeypatch.setitem(TASK_FIGURES, "sinusoid", {"fitted_waves": lambda _: None})
-
-
-@pytest.mark.usefixtures("without_waves")
-def test_a_diverged_run_has_an_evaluation_and_a_report(
-    finished: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
-    workdir = copy(finished, tmp_path)
-    (workdir / "fitted_waves.png").unlink(missing_ok=True)
-    record = read_evaluation(workdir)
-    record["loss"][1:3], record["loss_ci95"][1] = [math.nan, math.inf], math.nan
-    write_evaluation(workdir, record)
-    text = (workdir / "evaluation.json").read_text()
-    assert "NaN" not in text
-    assert "Infinity" not in text
-    page = write_report(workdir).read_text()
-    assert "nan ± nan" in page
-    assert "fitted_waves" not in page
-    assert not (workdir / "fitted_waves.png").exists()
-
-
-@pytest.mark.usefixtures("without_waves")
-def test_a_report_escapes_what_it_shows_and_refuses_what_is_none(
-    finished: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
-    workdir = copy(finished, tmp_path)
-    record, script = read_evaluation(workdir), "<script>alert(1)</script>"
-    numbers = {"min": 0.0, "mean": 0.5, "max": 1.0}
-    write_evaluation(workdir, record | {"command": script, "learned": {script: numbers}})
-    assert script not in write_report(workdir).read_text("utf-8")
-    wrong = [
-        {"meta_step": script},
-        {"shots": script},
-        {"loss": [script] * 11},
-        {"loss_ci95": record["loss_ci95"][:3]},
-        {"selected": {"loss": None}},
-        {"learned": [1]},
-        {"lengths": {}},
-        {"command": None},
-    ]
-    for fields in wrong:
-        (workdir / "evaluation.json").write_text(json.dumps(record | fields))
-        with pytest.raises(UsageError, match=r"evaluation\.json lacks what a report shows"):
-            write_report(workdir)
 
 
 def test_any_number_of_devices_can_evaluate_a_run(
