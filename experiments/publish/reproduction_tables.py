@@ -126,6 +126,31 @@ def images() -> str:
     return f"{markdown(head, rows)}\n\n{'; '.join(hardware)}."
 
 
+def summary() -> str:
+    """The main results beside the published ones, for the README."""
+    waves = results.read("sinusoid_paper")
+    runs = [of for of in waves["evaluations"] if of["run"] == "maml" and of["shots"] == 5]
+    rows = [
+        [
+            "sinusoid, 5 points: MSE after 1 step",
+            str(PUBLISHED["maml"][0]),
+            mean_ci(runs, 1),
+            str(len(runs)),
+            "`python -m experiments.studies.sinusoid`",
+        ]
+    ]
+    for name, (text, published) in IMAGES.items():
+        if not published or not (results.RESULTS / f"{name}.json").exists():
+            continue
+        record = results.read(name)
+        run = record["runs"][0]
+        ours = f"{100 * run['accuracy'][-1]:.2f} ± {100 * run['accuracy_ci95'][-1]:.2f}"
+        card = next(word for word in record["command"].split() if word.startswith("--config="))
+        command = f"`python -m experiments.train {card}`"
+        rows.append([f"{text}: accuracy, %", published, ours, str(len(record["runs"])), command])
+    return markdown(["", "published", "ours", "seeds", "command"], rows)
+
+
 def _differences(config: Record) -> list[str]:
     """Of a config from the published recipe."""
     model = config["model"]

@@ -20,7 +20,12 @@ from experiments.publish import (
 from maml_jax.errors import UsageError
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
-PAGES = (ROOT / "README.md", results.RESULTS / "README.md")
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "docs" / "algorithms.md",
+    ROOT / "docs" / "results.md",
+    results.RESULTS / "README.md",
+)
 STUDIES = (
     "halting_sinusoid",
     "halting_omniglot",
@@ -78,6 +83,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "sinusoid_default": reproduction_tables.sinusoid_default,
     "algorithms": reproduction_tables.algorithms,
     "images": reproduction_tables.images,
+    "summary": reproduction_tables.summary,
     "known_lengths": benchmark_tables.known_lengths,
     "rates": benchmark_tables.rates,
     "halted_early": benchmark_tables.halted_early,
