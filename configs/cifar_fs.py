@@ -35,8 +35,6 @@ def get_config(variant: str = "5way_1shot") -> ConfigDict:
             "task.ways": 5,
             "task.shots": shots,
             "task.query_shots": 15,
-            "eval.shots": shots,
-            "eval.query_shots": 15,
             "eval.num_steps": 10,
             "eval.validation_every": 2_000,
             "eval.chunk": 20,

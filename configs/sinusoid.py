@@ -24,6 +24,7 @@ def get_config(variant: str = "") -> ConfigDict:
     """
     config = default_config()
     config.baselines = ("pretrained", "oracle")
+    config.eval.shots, config.eval.query_shots = 5, 100
     if variant == "paper":
         config.num_meta_steps = 70_000
         config.steps_per_dispatch = 1_000

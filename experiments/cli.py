@@ -15,7 +15,7 @@ from ml_collections import ConfigDict, config_flags
 
 from experiments.process import FolderParser, ending_in_one_line, prepare_streams, report
 from maml_jax.errors import UsageError
-from maml_jax.run.config import check_key, default_config, describe_keys, flatten
+from maml_jax.run.config import check_given, check_key, default_config, describe_keys, flatten
 from maml_jax.run.files import dumps
 from maml_jax.run.formats import adaptation_table
 from maml_jax.tasks.images.cache import find_cache_dir
@@ -82,6 +82,15 @@ def define_config() -> flags.FlagHolder[ConfigDict]:
         "The card is a Python program that is executed: use only cards that you trust",
     )
     return flag
+
+
+def check_overrides(config: ConfigDict) -> None:
+    """Checks that all --config.KEY have an effect on this config.
+
+    Raises:
+      UsageError: one has none; or the config is wrong.
+    """
+    check_given(config, config_flags.get_override_values(flags.FLAGS["config"]))
 
 
 def whole_numbers(flag: flags.FlagHolder[list[str]]) -> list[int]:
@@ -153,11 +162,11 @@ def _programs_folder() -> str | None:
     return str(folder) if os.access(folder, os.W_OK) else None
 
 
-def run(main: Callable[[list[str]], Any]) -> None:
+def run(main: Callable[[list[str]], Any], *, takes_arguments: bool = False) -> None:
     """app.run, with one line on stderr and an exit code where it fails."""
 
     def checked(arguments: list[str]) -> None:
-        if arguments[1:]:
+        if arguments[1:] and not takes_arguments:
             raise UsageError(f"unexpected argument {arguments[1]!r}; flags begin with --")
         main(arguments)
 

@@ -46,7 +46,9 @@ def main(_: list[str]) -> None:
     from maml_jax.run.messages import note
     from maml_jax.run.report import write_report
 
-    record = train_and_evaluate(_config(), _WORKDIR.value)
+    config = _config()
+    cli.check_overrides(config)
+    record = train_and_evaluate(config, _WORKDIR.value)
     note("drawing the report ...")
     report = write_report(_WORKDIR.value)
     cli.print_record(record)

@@ -13,7 +13,9 @@ from maml_jax.settings import at_least, between, one_of, positive, setting
 class InnerSettings:
     """How the inner loop adapts to one task."""
 
-    num_steps: int = setting(1, "inner steps K, the largest length if learned", at_least(0))
+    num_steps: int = setting(
+        -1, "inner steps K, the largest length if learned; -1: auto", at_least(-1)
+    )
     optimizer: str = setting("sgd", "inner optimizer", one_of(INNER_OPTIMIZERS))
     step_size: float = setting(0.01, "step size, or the initial one if learned", positive())
     momentum: float = setting(
@@ -38,7 +40,9 @@ class InnerSettings:
     step_sizes: str = setting(
         "auto", "fixed, or which step sizes are learned", one_of(STEP_SIZES, "auto")
     )
-    proximal: float = setting(2.0, "weight λ of the proximal term of imaml", positive())
+    proximal: float = setting(
+        0.0, "weight λ of the proximal term of imaml; 0: 1/(step_size·num_steps)", at_least(0)
+    )
     cg_steps: int = setting(5, "conjugate-gradient steps of imaml", at_least(1))
     first_order_until: int = setting(
         0, "number of first meta-steps with first-order meta-gradients", at_least(0)

@@ -48,8 +48,12 @@ class EvalSettings:
     """How a run is validated and tested."""
 
     num_episodes: int = setting(2_000, "test episodes", at_least(1))
-    shots: int = setting(5, "support examples per class, or points of a sinusoid", at_least(1))
-    query_shots: int = setting(100, "query examples per class, or points", at_least(1))
+    shots: int = setting(
+        0, "support examples per class, or points of a sinusoid; 0: task.shots", at_least(0)
+    )
+    query_shots: int = setting(
+        0, "query examples per class, or points; 0: task.query_shots", at_least(0)
+    )
     num_steps: int = setting(10, "inner steps at test", at_least(0))
     chunk: int = setting(100, "episodes evaluated at once, which bounds memory", at_least(1))
     validation_every: int = setting(

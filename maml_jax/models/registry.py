@@ -26,6 +26,7 @@ class Model(NamedTuple):
     build: BuildModel
     settings: type | None = None  # its own settings class, the section NAME of a config
     images_only: bool = False  # needs inputs [S, H, W, C]
+    uses: tuple[str, ...] | None = None  # fields of ModelSettings; None if that is not known
 
 
 def _mlp(settings: "ModelSettings", outputs: int) -> nn.Module:
@@ -58,9 +59,15 @@ def _resnet12(settings: "ModelSettings", outputs: int) -> nn.Module:
 MODELS = Registry(
     "model",
     {
-        "mlp": Model(_mlp),
-        "conv4": Model(_conv4, images_only=True),
-        "resnet12": Model(_resnet12, images_only=True),
+        "mlp": Model(_mlp, uses=("hidden", "kernel_init", "normalization")),
+        "conv4": Model(
+            _conv4,
+            images_only=True,
+            uses=("filters", "max_pool", "head_init", "normalization", "convolution"),
+        ),
+        "resnet12": Model(
+            _resnet12, images_only=True, uses=("widths", "normalization", "convolution")
+        ),
     },
 )
 

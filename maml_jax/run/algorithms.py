@@ -5,20 +5,46 @@ An algorithm is a choice of settings for the one inner loop; none has a loop of 
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from maml_jax.inner.settings import InnerSettings
 from maml_jax.params import everything
 from maml_jax.registry import Registry
 from maml_jax.types import PathPredicate
 
-# Keys of a config whose value may be "auto", and its meaning unless the algorithm has its own.
-AUTO: dict[str, str] = {
+
+def _early_stopping(inner: InnerSettings) -> float:
+    """The λ whose proximal problem shrinks an update as K steps of gradient descent do."""
+    return 1 / (inner.step_size * max(inner.num_steps, 1))
+
+
+def _as_at_test(spec: Any) -> int:
+    """K of algorithms that need several steps."""
+    return max(int(spec.eval.num_steps), 1)
+
+
+# Keys of a config whose value may be "auto" (numbers: see UNSET), and what it stands for unless the
+# algorithm has its own: a value, or a function of the RunSpec. The later ones see the earlier ones.
+AUTO: dict[str, Any] = {
+    "data.name": "glyphs",
+    "eval.shots": lambda spec: spec.task.shots,
+    "eval.query_shots": lambda spec: spec.task.query_shots,
     "inner.meta_gradient": "exact",
+    "inner.num_steps": 1,
+    "inner.proximal": lambda spec: _early_stopping(spec.inner),
     "inner.step_sizes": "fixed",
     "lengths.gate": "none",
     "lengths.granularity": "parameter",
     "outer.objective": "final",
     "outer.schedule": "constant",
+}
+# What stands for "auto" in these keys. Runs keep the value that it stood for.
+UNSET: dict[str, Any] = {
+    "data.name": "",
+    "eval.shots": 0,
+    "eval.query_shots": 0,
+    "inner.num_steps": -1,
+    "inner.proximal": 0.0,
 }
 
 
@@ -30,7 +56,7 @@ class Algorithm(NamedTuple):
 
     paper: str
     summary: str
-    settings: Mapping[str, str] = MappingProxyType({})  # keys of AUTO -> this algorithm's value
+    settings: Mapping[str, Any] = MappingProxyType({})  # keys of AUTO -> this algorithm's value
     adapts: PathPredicate = everything  # selects the parameters that adapt
     norms_adapt: bool = False  # normalization shifts adapt too; MAML only meta-learns them
     train_steps: Callable[[int], int] = lambda num_steps: num_steps  # K in training
@@ -59,7 +85,7 @@ ALGORITHMS = Registry(
         "reptile": Algorithm(
             "Nichol et al. 2018, arXiv:1803.02999",
             "moves θ towards the adapted φ; no gradient of the query loss",
-            {"inner.meta_gradient": "reptile"},
+            {"inner.num_steps": _as_at_test, "inner.meta_gradient": "reptile"},
             norms_adapt=True,
         ),
         "anil": Algorithm(
@@ -77,6 +103,7 @@ ALGORITHMS = Registry(
             "Antoniou et al. 2019, arXiv:1810.09502",
             "multi-step loss, step sizes per tensor and step, cosine outer rate",
             {
+                "inner.num_steps": _as_at_test,
                 "inner.step_sizes": "tensor_step",
                 "outer.objective": "multi_step",
                 "outer.schedule": "cosine",
@@ -85,7 +112,11 @@ ALGORITHMS = Registry(
         "sparse_maml": Algorithm(
             "von Oswald et al. 2021, arXiv:2110.14402",
             "a learned mask selects the parameters that adapt",
-            {"lengths.gate": "binary", "inner.meta_gradient": "first_order"},
+            {
+                "inner.num_steps": _as_at_test,
+                "lengths.gate": "binary",
+                "inner.meta_gradient": "first_order",
+            },
             norms_adapt=True,
         ),
         "sparse_relu_maml": Algorithm(
@@ -97,12 +128,12 @@ ALGORITHMS = Registry(
         "imaml": Algorithm(
             "Rajeswaran et al. 2019, arXiv:1909.04630",
             "implicit gradient of a proximal inner problem",
-            {"inner.meta_gradient": "implicit"},
+            {"inner.num_steps": _as_at_test, "inner.meta_gradient": "implicit"},
         ),
         "adaptive_k": Algorithm(
             "this project",
             "a learned number of inner steps for every parameter",
-            {"lengths.gate": "straight_through"},
+            {"inner.num_steps": _as_at_test, "lengths.gate": "straight_through"},
         ),
         # Joint training on all tasks: MAML with K = 0, fine-tuned at test with a tuned step size.
         "pretrained": Algorithm(

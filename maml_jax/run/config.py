@@ -6,7 +6,7 @@ section of the config. ml_collections is used at the edge only: cards, flags and
 
 import dataclasses
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -14,9 +14,10 @@ from ml_collections import ConfigDict
 from maml_jax.errors import UsageError
 from maml_jax.inner.optimizers.registry import INNER_OPTIMIZERS
 from maml_jax.models.registry import MODELS
-from maml_jax.run.algorithms import ALGORITHMS, AUTO
+from maml_jax.run.algorithms import ALGORITHMS, AUTO, UNSET
 from maml_jax.run.problems import TASKS
 from maml_jax.run.spec import BASELINES, RunSpec, check_spec
+from maml_jax.run.unused import check_unused, unused_keys
 from maml_jax.settings import Rule, check_value, one_of
 
 # Keys that may change between two calls on one workdir: they do not alter the trained parameters.
@@ -131,7 +132,7 @@ def check_key(key: str) -> None:
 
 
 def resolve(config: ConfigDict) -> RunSpec:
-    """Checks every key, type and value, and replaces "auto" by the algorithm's choice.
+    """Checks every key, type and value, and replaces "auto" and what follows other keys.
 
     Raises:
       UsageError: names the key, its value and what is allowed.
@@ -145,10 +146,30 @@ def resolve(config: ConfigDict) -> RunSpec:
                 raise ValueError(f"the config lacks the key {key!r}; start from default_config()")
             check_value(key, values[key], field.default, _rule(key, field))
         spec = _with_automatic(_from_values(values))
+        # A card sets keys of its network, which another network may replace: see `check_given`.
+        check_unused(spec, (key for key in _changed(values) if not key.startswith("model.")))
         check_spec(spec)
     except ValueError as error:
         raise UsageError(str(error)) from error
     return spec
+
+
+def check_given(config: ConfigDict, given: Iterable[str]) -> None:
+    """Checks keys that a user has set one by one.
+
+    Raises:
+      UsageError: the config is wrong, or one of them has no effect.
+    """
+    spec = resolve(config)
+    try:
+        check_unused(spec, _changed(dict(flatten(config))) & set(given))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _changed(values: Mapping[str, Any]) -> set[str]:
+    """Keys with another value than the default."""
+    return {key for key, field in _fields().items() if values[key] != field.default}
 
 
 def _from_values(values: Mapping[str, Any]) -> RunSpec:
@@ -158,17 +179,42 @@ def _from_values(values: Mapping[str, Any]) -> RunSpec:
         sections[section] = settings(**{name: values[f"{section}.{name}"] for name in names})
     built_in = {field.name for field in dataclasses.fields(RunSpec)}
     own = {section: sections.pop(section) for section in list(sections) if section not in built_in}
-    return RunSpec(**{key: v for key, v in values.items() if "." not in key}, **sections, own=own)
+    plain = {key: v for key, v in values.items() if key in built_in}
+    return RunSpec(**plain, **sections, own=own)
 
 
 def _with_automatic(spec: RunSpec) -> RunSpec:
-    for key, value in {**AUTO, **spec.entry.settings}.items():
-        section, _, name = key.partition(".")
-        settings = getattr(spec, section)
-        if getattr(settings, name) == "auto":
-            changed = dataclasses.replace(settings, **{name: value})
+    for key, automatic in {**AUTO, **spec.entry.settings}.items():
+        if _value(spec, key) == UNSET.get(key, "auto"):
+            section, _, name = key.partition(".")
+            value = automatic(spec) if callable(automatic) else automatic
+            changed = dataclasses.replace(getattr(spec, section), **{name: value})
             spec = dataclasses.replace(spec, **{section: changed})
     return spec
+
+
+def _value(spec: RunSpec, key: str) -> Any:
+    section, _, name = key.partition(".")
+    return getattr(getattr(spec, section), name)
+
+
+def completed(config: ConfigDict) -> ConfigDict:
+    """A config with the numbers and names of all keys that follow other ones.
+
+    A run keeps these, so that it does not change when the keys do that may change.
+    """
+    spec, full = _with_automatic(_from_values(dict(flatten(config)))), ConfigDict(config.to_dict())
+    followers = UNSET.keys() - unused_keys(spec, UNSET)
+    full.update_from_flattened_dict({key: _value(spec, key) for key in followers})
+    return full
+
+
+def without_unused(config: ConfigDict) -> ConfigDict:
+    """A config with the defaults of keys that do not matter, which older versions did not check."""
+    fields, clean = _fields(), ConfigDict(config.to_dict())
+    unused = _effective(config.to_dict())[1]
+    clean.update_from_flattened_dict({key: fields[key].default for key in unused})
+    return clean
 
 
 def baseline_config(config: ConfigDict, name: str) -> ConfigDict:
@@ -181,7 +227,7 @@ def baseline_config(config: ConfigDict, name: str) -> ConfigDict:
     if "matrices" in INNER_OPTIMIZERS[baseline.inner.optimizer].hyper:
         baseline.inner.optimizer = "sgd"  # which it is while its matrices are not learned
     baseline.inner.first_order_until = 0
-    baseline.update_from_flattened_dict(dict.fromkeys(AUTO, "auto"))
+    baseline.update_from_flattened_dict({key: "auto" for key in AUTO if key not in UNSET})
     baseline.outer.schedule = config.outer.schedule
     return baseline
 
@@ -189,21 +235,29 @@ def baseline_config(config: ConfigDict, name: str) -> ConfigDict:
 def differences(
     new: dict[str, Any], old: dict[str, Any], free: tuple[str, ...] = FREE_KEYS
 ) -> list[str]:
-    """Keys, free ones apart, whose values differ: "key: old -> new".
+    """Keys whose values differ: "key: old -> new"; free ones and those that do not matter apart.
 
     What an older config lacks has its default, as in JSON, which knows no tuples.
     """
-    defaults = {
-        key: list(field.default) if isinstance(field.default, tuple) else field.default
-        for key, field in _fields().items()
-    }
-    before, after = defaults | dict(flatten(old)), dict(flatten(new))
+    (before, old_unused), (after, new_unused) = map(_effective, (old, new))
     return [
         f"{key}: {before.get(key)} -> {after.get(key)}"
         for key in sorted(before.keys() | after.keys())
         if not any(key == name or key.startswith(f"{name}.") for name in free)
         and before.get(key) != after.get(key)
+        and not (key in old_unused and key in new_unused)
     ]
+
+
+def _effective(config: dict[str, Any]) -> tuple[dict[str, Any], set[str]]:
+    """The values, as JSON has them, with those of keys that follow others; unused keys."""
+    values = {key: field.default for key, field in _fields().items()} | dict(flatten(config))
+    values = {key: list(of) if isinstance(of, tuple) else of for key, of in values.items()}
+    try:
+        spec = _with_automatic(_from_values(values))
+    except (ValueError, TypeError, ArithmeticError):  # values that `resolve` refuses
+        return values, set()
+    return values | {key: _value(spec, key) for key in UNSET}, unused_keys(spec, values)
 
 
 def resume_conflicts(new: dict[str, Any], old: dict[str, Any]) -> list[str]:

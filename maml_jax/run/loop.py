@@ -308,6 +308,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike[str]) -> R
     """
     folder = files.local_folder(workdir)
     experiment, first = build(config), None
+    config = experiment.config
     if config.init_from and not has_checkpoint(folder / CHECKPOINTS):
         first = start_from(load(config.init_from), experiment)
     with files.locked(folder):

@@ -93,6 +93,7 @@ class Task(NamedTuple):
     build: "Callable[[RunSpec], Problem]"
     settings: type | None = None  # a settings class of its own, the config's section NAME
     figures: Mapping[str, Callable[[Any], Any]] = {}  # of the report: name -> (runs -> Figure)
+    unused: tuple[str, ...] = ()  # keys and sections of a config that have no effect on it
     without_data: "Callable[[RunSpec, Inputs], Problem] | None" = None  # None: `build` has no data
 
 
@@ -243,8 +244,10 @@ def _image_classification(spec: "RunSpec") -> Problem:
 TASKS = Registry(
     "task",
     {
-        "sinusoid": Task(_sinusoid_regression),
-        "images": Task(_image_classification, without_data=_image_classifier),
+        "sinusoid": Task(_sinusoid_regression, unused=("data", "task.ways")),
+        "images": Task(
+            _image_classification, unused=("task.oracle",), without_data=_image_classifier
+        ),
     },
 )
 
@@ -255,6 +258,7 @@ def register_task(
     *,
     settings: type | None = None,
     figures: Mapping[str, Callable[[Any], Any]] | None = None,
+    unused: tuple[str, ...] = (),
 ) -> None:
     """Makes `task.name=NAME` usable in configs.
 
@@ -264,9 +268,11 @@ def register_task(
       settings: a frozen dataclass of `maml_jax.settings.setting` fields. It becomes the config's
         section NAME; `spec.own[name]` is its instance.
       figures: name -> function from the report's list of runs to a matplotlib Figure.
+      unused: keys and sections of a config that the task does not use, such as `data`; they are
+        refused where they are set.
 
     Raises:
       ValueError: the name belongs to the package, or `settings` is no such class.
     """
     check_settings_class(settings)
-    TASKS.register(name, Task(build, settings, figures or {}))
+    TASKS.register(name, Task(build, settings, figures or {}, unused))

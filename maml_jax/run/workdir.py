@@ -12,7 +12,14 @@ from maml_jax.errors import UsageError
 from maml_jax.run import files
 from maml_jax.run.build import Experiment, build
 from maml_jax.run.checkpoint import check_config, newest
-from maml_jax.run.config import check_key, default_config, flatten, renamed, resume_conflicts
+from maml_jax.run.config import (
+    check_key,
+    default_config,
+    flatten,
+    renamed,
+    resume_conflicts,
+    without_unused,
+)
 from maml_jax.run.evaluation import Evaluation
 from maml_jax.run.files import DamagedError, Record
 from maml_jax.run.messages import note
@@ -146,7 +153,7 @@ def config_of(record: Record, holder: str) -> ConfigDict:
     config.update_from_flattened_dict(
         {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     )
-    return config
+    return without_unused(config)
 
 
 def load_run(

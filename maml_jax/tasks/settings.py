@@ -41,9 +41,9 @@ class DataSettings:
     """The images of classification tasks: where they come from and how they are processed."""
 
     name: str = setting(
-        "glyphs",
+        "",
         "data set: omniglot, cifar_fs, fc100, mini_imagenet:PATH, tiered_imagenet:PATH, tfds:NAME, "
-        "folder:PATH, npz:PATH, glyphs or a registered name",
+        "folder:PATH, npz:PATH, glyphs or a registered name; empty: glyphs",
     )
     dir: str = setting("", "folder of TFDS; empty: TFDS_DATA_DIR, or else the default of TFDS")
     splits_dir: str = setting(

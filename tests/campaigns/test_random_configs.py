@@ -97,7 +97,9 @@ def configs(data: pathlib.Path, seed: int) -> Iterator[tuple[ConfigDict, bool]]:
         if hostile:
             changes[generator.choice(keys)] = generator.choice(HOSTILE)
         changes |= {"data.name": f"npz:{data / 'noise.npz'}", "data.cache_dir": str(data / "cache")}
-        config.update_from_flattened_dict(changes)
+        unused = ("task.oracle",) if "model.name" in changes else ("data.", "task.ways")
+        used = {key: value for key, value in changes.items() if not key.startswith(unused)}
+        config.update_from_flattened_dict(used)
         yield config, hostile
 
 

@@ -255,7 +255,8 @@ def test_reptile_gradient_is_exactly_the_way_back_and_0_for_what_stays(num_steps
 @pytest.mark.parametrize("name", entries("implicit"))
 def test_implicit_gradient_is_that_of_the_converged_proximal_problem(name, monkeypatch):
     """For parameters that adapt and for those that only enter the inner loss."""
-    row = Row(name, monkeypatch, inner__num_steps=300, inner__cg_steps=30).with_noise()
+    converges = {"inner__num_steps": 300, "inner__cg_steps": 30, "inner__proximal": 2.0}
+    row = Row(name, monkeypatch, **converges).with_noise()
     support, query = row.episode
     proximal = row.experiment.spec.inner.proximal
 

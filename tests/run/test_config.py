@@ -17,15 +17,19 @@ from maml_jax.run.config import (
     _fields,
     _rule,
     baseline_config,
+    check_given,
     check_key,
+    completed,
     default_config,
     describe_keys,
     differences,
     flatten,
     resolve,
+    without_unused,
 )
 from maml_jax.run.problems import TASKS, register_task
 from maml_jax.run.spec import BASELINES
+from maml_jax.run.unused import unused_keys
 from maml_jax.settings import setting
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
@@ -36,7 +40,7 @@ BAD = [
     ("seed", -1, "0 to"),
     ("num_meta_steps", 0, "1 or more"),
     ("meta_batch_size", -5, "1 or more"),
-    ("inner.num_steps", -1, "0 or more"),
+    ("inner.num_steps", -2, "-1 or more"),
     ("inner.step_size", -0.1, "positive"),
     ("inner.step_size", float("nan"), "positive"),
     ("inner.optimizer", "sdg", "sgd"),
@@ -140,7 +144,7 @@ def test_a_bad_value_is_named_with_what_is_allowed(key: str, value: object, hint
         ({"algorithm": "adaptive_k", "inner.num_steps": 0}, "inner.num_steps of 1 or more"),
         ({"algorithm": "pretrained", "lengths.gate": "ramp"}, "needs inner steps"),
         ({"algorithm": "adaptive_k", "inner.num_steps": 20}, "use 20 (inner.num_steps) or more"),
-        ({"algorithm": "adaptive_k", "lengths.initial_length": 2.0}, "0 to inner.num_steps=1"),
+        ({"algorithm": "adaptive_k", "lengths.initial_length": 12.0}, "0 to inner.num_steps=10"),
         ({"algorithm": "adaptive_k", "lengths.gate": "survival"}, "'channel', 'tensor'"),
         ({"task.name": "images", "model.name": "conv4"}, "batch, support"),
         ({"inner.optimizer": "nadam"}, "use one of sgd, heavy_ball"),
@@ -214,6 +218,7 @@ def test_differences_leave_out_what_does_not_change_the_parameters() -> None:
     new.inner.num_steps = 7
     assert differences(new.to_dict(), old.to_dict()) == ["inner.num_steps: 1 -> 7"]
     new.inner.num_steps, new.eval.num_steps = 1, 10
+    new.model.filters, new.lengths.temperature, new.data.rotation = 3, 2.0, "per_class"
     assert differences(new.to_dict() | {"evaluation": 2}, old.to_dict()) == [
         "evaluation: None -> 2"  # not free, although "eval" is
     ]
@@ -221,11 +226,102 @@ def test_differences_leave_out_what_does_not_change_the_parameters() -> None:
 
 def test_a_key_that_an_older_config_lacks_has_its_default() -> None:
     new = json.loads(json.dumps(default_config().to_dict()))
+    new["task"]["name"] = "images"
     old = json.loads(json.dumps(new))
     del old["data"]["invert"], old["data"]["mean"]
     assert differences(new, old) == []
     new["data"]["invert"], new["data"]["mean"] = "yes", [0.5]
     assert differences(new, old) == ["data.invert: auto -> yes", "data.mean: [] -> [0.5]"]
+
+
+def changed(**changes: object) -> ConfigDict:
+    config = default_config()
+    config.update_from_flattened_dict({key.replace("__", "."): v for key, v in changes.items()})
+    return config
+
+
+IMAGES = {"task__name": "images"}
+CONV4 = {"model__name": "conv4", "model__normalization": "batch"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"data__name": "folder:x"},
+            "task.name='sinusoid'; use a card of images, --config=configs/own_",
+        ),
+        (
+            {"data__name": "glyphs"},
+            "task.name='sinusoid'; use a card of images, --config=configs/glyphs.py",
+        ),
+        ({"data__name": "mini_imagenet:x"}, "--config=configs/mini_imagenet.py, or leave it out"),
+        (
+            {"data__rotation": "per_class"},
+            "data.rotation='per_class' has no effect with task.name=",
+        ),
+        ({"task__ways": 7}, "task.ways=7 has no effect with task.name='sinusoid'; leave it out"),
+        (
+            {"task__oracle": True, **IMAGES},
+            "task.oracle=True has no effect with task.name='images'",
+        ),
+        ({"model__filters": 3}, "has no effect with model.name='mlp'; leave it out, or use conv4"),
+        (
+            {"model__convolution": "im2col"},
+            "; leave it out, or use conv4 or resnet12",
+        ),
+        ({"model__hidden": (3,), **IMAGES, **CONV4}, "model.hidden=(3,) has no effect with"),
+        ({"model__max_pool": True, **IMAGES}, "model.max_pool=True has no effect"),
+    ],
+)
+def test_keys_that_the_task_and_the_network_do_not_use_are_refused(
+    changes: dict, message: str
+) -> None:
+    config = changed(**changes)
+    with pytest.raises(UsageError, match=re.escape(message)):
+        check_given(config, dict(flatten(config)))
+    if "model." in message:  # a card may have set it, before the network was replaced
+        resolve(config)
+    else:
+        with pytest.raises(UsageError, match=re.escape(message)):
+            resolve(config)
+
+
+def test_keys_of_other_methods_do_not_matter() -> None:
+    config = changed(lengths__temperature=2.0, inner__momentum=0.5, outer__multi_step_anneal=7)
+    unused = unused_keys(resolve(config), _fields())
+    assert {"lengths.temperature", "inner.momentum", "outer.multi_step_anneal"} <= unused
+    assert {"data.name", "data.rotation", "model.filters", "inner.proximal"} <= unused
+    assert not unused & {"lengths.gate", "model.hidden", "task.shots", "inner.num_steps"}
+    learned = changed(algorithm="adaptive_k", inner__optimizer="heavy_ball")
+    assert not unused_keys(resolve(learned), ["lengths.temperature", "inner.momentum"])
+
+
+def test_an_old_config_is_read_without_what_does_not_matter() -> None:
+    """Version 0.2 began without a check: its cards of MLPs had keys of conv4."""
+    config = changed(model__filters=3, data__name="glyphs", inner__momentum=0.5, task__shots=3)
+    assert differences(without_unused(config).to_dict(), changed(task__shots=3).to_dict(), ()) == []
+    resolve(without_unused(config))
+
+
+def test_evaluation_and_steps_follow_other_keys_unless_they_are_set() -> None:
+    spec = resolve(changed(task__shots=3, task__query_shots=7, algorithm="adaptive_k"))
+    assert (spec.eval.shots, spec.eval.query_shots, spec.inner.num_steps) == (3, 7, 10)
+    spec = resolve(changed(eval__shots=2, eval__query_shots=1, inner__num_steps=4))
+    assert (spec.eval.shots, spec.eval.query_shots, spec.inner.num_steps) == (2, 1, 4)
+    assert resolve(changed(algorithm="imaml", eval__num_steps=4)).inner.proximal == 25.0
+    assert resolve(changed(**IMAGES)).data.name == "glyphs"
+
+
+def test_a_run_keeps_what_keys_stood_for() -> None:
+    config = completed(changed(algorithm="adaptive_k", task__shots=3))
+    assert (config.inner.num_steps, config.eval.shots, config.data.name) == (10, 3, "")
+    config.eval.num_steps = 20
+    assert resolve(config).inner.num_steps == 10
+    new, old = changed(algorithm="adaptive_k", task__shots=3), config.to_dict()
+    assert differences(new.to_dict(), old) == []
+    new.eval.num_steps = 20
+    assert differences(new.to_dict(), old) == ["inner.num_steps: 10 -> 20"]
 
 
 def test_reference_changes_only_what_it_names() -> None:
@@ -250,10 +346,10 @@ def test_a_row_alone_is_the_published_setting() -> None:
     get_config = runpy.run_path(str(CONFIGS / "omniglot.py"))["get_config"]
     assert get_config("20way_1shot").to_dict() == get_config("20way_1shot_paper").to_dict()
     get_config = runpy.run_path(str(CONFIGS / "cifar_fs.py"))["get_config"]
-    changed = differences(
+    differing = differences(
         get_config("5way_1shot_cpu").to_dict(), get_config("5way_1shot").to_dict()
     )
-    assert changed == ["num_meta_steps: 60000 -> 18000", "outer.schedule: auto -> cosine"]
+    assert differing == ["num_meta_steps: 60000 -> 18000", "outer.schedule: auto -> cosine"]
 
 
 @pytest.mark.parametrize("card", CARDS, ids=lambda path: path.stem)

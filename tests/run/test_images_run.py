@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from maml_jax.errors import UsageError
 from maml_jax.run import figures, problems
 from maml_jax.run.build import Experiment, build
+from maml_jax.run.figures import images
 from maml_jax.run.loop import train, train_and_evaluate
 from maml_jax.run.report import write_report
 from maml_jax.run.workdir import load_run
@@ -213,7 +214,7 @@ def test_features_train_an_mlp(data: pathlib.Path, capsys: pytest.CaptureFixture
     assert accuracy[-1] > 0.5 > accuracy[0]
     assert "features float64[120, 7]" in capsys.readouterr().err
     run = figures.Run("maml", experiment, state.meta_params, {}, [])
-    assert figures.episode_picture([run]) is None
+    assert images.episode_picture([run]) is None
     for changes, message in (
         ({"model__name": "conv4", "model__normalization": "batch"}, "model.name='conv4': inputs"),
         ({"data__mean": (0.1, 0.2)}, "has 2 values for 7 features; give 1 or 7"),

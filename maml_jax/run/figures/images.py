@@ -72,10 +72,12 @@ def class_names(spec: RunSpec, episode_key: Array) -> list[str]:
     ]
 
 
-def episode_picture(runs: list[Run]) -> Figure:
+def episode_picture(runs: list[Run]) -> Figure | None:
     """One test episode: support and query images, with the predictions before and after."""
     run = runs[0]
-    spec = run.experiment.spec
+    spec, inputs = run.experiment.spec, run.experiment.problem.inputs
+    if inputs is not None and len(inputs.shape) == 1:  # features
+        return None
     keys, episodes, logits = _test_predictions(run, 1)
     names = class_names(spec, keys[0])
     before, after = (logits[0, step].argmax(-1) for step in (0, -1))
@@ -121,7 +123,7 @@ def _judge(axes: Axes, names: list[str], way: int, before: int, after: int) -> N
         return "✓" if taken == way else f"✗ {names[taken]}"
 
     colour = GREEN if after == way else VERMILLION
-    axes.set_title(verdict(after), loc="center", fontsize="small", color=colour)
+    axes.set_title(f"after: {verdict(after)}", loc="center", fontsize="small", color=colour)
     axes.set_xlabel(f"before: {verdict(before)}", fontsize="x-small", color="#5a5a5a")
 
 
