@@ -30,7 +30,7 @@ from maml_jax.parallel import (
     make_train_loop,
     use_cpu_devices,
 )
-from maml_jax.run.config import resolve
+from maml_jax.run.config import completed, resolve
 from maml_jax.run.evaluation import EvaluateFn, first_step_size, make_evaluate
 from maml_jax.run.learned import LearnedSummary
 from maml_jax.run.problems import TASKS, Inputs, Problem
@@ -245,6 +245,7 @@ def build(config: ConfigDict, *, training: bool = True, inputs: Inputs | None = 
       UsageError: a key, type or value that is not allowed, or data that cannot be had.
     """
     spec = resolve(config)
+    config = completed(config)
     if inputs is None:
         cores = cores_that_divide(spec.meta_batch_size) if _one_by_one(spec) else 1
         use_cpu_devices(spec.cpu_devices or cores)
