@@ -22,24 +22,24 @@ def _task(run: Run) -> str:
     spec = run.experiment.spec
     shots = spec.task.shots
     if spec.task.name == "images":
-        return f"{spec.task.ways}-way {shots}-shot classification of {data_name(spec)} images"
+        return f"{spec.task.ways}-way {shots}-shot classification ({data_name(spec)})"
     if spec.task.name == "sinusoid":
         return f"regression of sine waves from {plural(shots, 'point')}"
     return f"the task {spec.task.name} with {plural(shots, 'support example')}"
 
 
 def _trained(run: Run) -> str:
-    spec, record = run.experiment.spec, run.shown
+    spec, record = run.experiment.spec, run.record
     text = (
         f"{spec.algorithm} ({spec.entry.summary}) was trained on {_task(run)} for "
         f"{plural(record['meta_step'], 'meta-step')} of {plural(spec.meta_batch_size, 'task')}"
     )
-    if isinstance(seconds := run.record.get("train_seconds"), int | float):
+    seconds = record.get("train_seconds")
+    if isinstance(seconds, int | float) and math.isfinite(seconds):
         text += f", which took {duration(seconds)}"
-    if "selected" in run.record:
-        text += (
-            f" up to meta-step {run.record['meta_step']:,}; validation selected these parameters"
-        )
+    if "selected" in record:
+        step = run.shown["meta_step"]
+        text += f"; validation selected the parameters of meta-step {step:,}"
     return f"{text}."
 
 

@@ -8,6 +8,7 @@ from maml_jax.run.figures.runs import Run, describe_task, loss_name
 from maml_jax.run.figures.waves import shown_steps
 from maml_jax.run.files import Record
 from maml_jax.run.formats import diverged, interval, number, percentage
+from maml_jax.run.unused import unused_keys
 
 
 def _rows_of(runs: list[Run]) -> list[tuple[str, Record]]:
@@ -62,7 +63,7 @@ def _cell(record: Record, measure: str, step: int, percent: bool) -> str:
     medians = record.get(f"{measure}_median")
     if medians is None:
         return text
-    median = percentage(medians[step]) if percent else number(medians[step])
+    median = percentage(medians[step]).rstrip("%") if percent else number(medians[step])
     return f"{text}\nmedian {median}"
 
 
@@ -112,7 +113,7 @@ def settings(run: Run) -> str:
     chosen = dict(flatten(dataclasses.asdict(spec)))
     values = dict(flatten(run.experiment.config))
     rows = [["key", "value"]]
-    for key in sorted(values.keys()):
+    for key in sorted(values.keys() - unused_keys(spec, values)):
         value = values[key]
         text = repr(value)
         if chosen.get(key, value) != value:

@@ -51,3 +51,13 @@ def test_an_argument_without_dashes_is_refused(
     assert capsys.readouterr().err == (
         "error: unexpected argument 'config.seed=3'; flags begin with --\n"
     )
+
+
+def test_compiled_programs_are_kept_where_that_is_possible(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    monkeypatch.setenv("MAML_JAX_CACHE_DIR", str(tmp_path))
+    assert cli._programs_folder() == str(tmp_path / "programs")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MAML_JAX_CACHE_DIR", str(tmp_path / "file"))
+    assert cli._programs_folder() is None
