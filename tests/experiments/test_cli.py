@@ -35,8 +35,8 @@ def test_the_last_of_two_tuples_counts() -> None:
     given = ["train", "--config.model.hidden=(4,)", "--config.seed=1", "--config.model.hidden", "5"]
     assert cli._without_repeated_tuples(given) == [
         "train",
-        "--config.model.hidden=5",
         "--config.seed=1",
+        "--config.model.hidden=5",
     ]
 
 
