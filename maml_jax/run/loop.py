@@ -21,6 +21,7 @@ from maml_jax.run import files, provenance
 from maml_jax.run.build import Experiment, build
 from maml_jax.run.checkpoint import Checkpoints, has_checkpoint
 from maml_jax.run.config import baseline_config
+from maml_jax.run.episode_table import EpisodeTable
 from maml_jax.run.files import Record
 from maml_jax.run.formats import plural
 from maml_jax.run.loading import load
@@ -57,7 +58,7 @@ def stop_requests() -> Iterator[list[int]]:
 
     def note(number: int, _: FrameType | None) -> None:
         if received:
-            signal.signal(number, before[number])
+            signal.signal(number, before[signal.Signals(number)])
             signal.raise_signal(number)
         received.append(number)
         with suppress(OSError, RuntimeError):  # it may come amid another line
@@ -269,17 +270,30 @@ def _check_moved(state: TrainState) -> None:
         )
 
 
-def evaluate_run(workdir: str | os.PathLike[str], overrides: dict[str, Any]) -> Record:
-    """Evaluates the newest and the validation-selected state of a run; nothing is written.
+def evaluate_run(
+    workdir: str | os.PathLike[str],
+    overrides: dict[str, Any],
+    output: str | os.PathLike[str] | None = None,
+) -> Record:
+    """Evaluates the newest and the validation-selected state of a run.
 
     Args:
-      workdir: folder of the run.
+      workdir: folder of the run, into which nothing is written.
       overrides: values that replace those of the config's `eval` section.
+      output: FILE.csv or FILE.json for the values of every test episode; None writes nothing.
+
+    Raises:
+      UsageError: there is no run, an override is not allowed, or the file cannot be written.
     """
     folder = files.local_folder(workdir)
+    table = None if output is None else EpisodeTable(files.local_folder(output))
     experiment, state = load_run(folder, overrides)
     _announce_evaluation(experiment.spec)
-    return evaluate_both(experiment, state, folder) | provenance.describe()
+    evaluated = evaluate_both(experiment, state, folder)
+    record = evaluated.record | provenance.describe()
+    if table is not None:
+        table.write(record, evaluated.episodes)
+    return record
 
 
 def _announce_evaluation(spec: RunSpec) -> None:
@@ -317,7 +331,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike[str]) -> R
         state = train(experiment, folder, first)
         started = time.perf_counter()
         _announce_evaluation(experiment.spec)
-        record = evaluate_both(experiment, state, folder) | {
+        record = evaluate_both(experiment, state, folder).record | {
             "train_seconds": round(_total(folder, "seconds"), 1),
             "nonfinite_tasks": round(_total(folder, "nonfinite_tasks")),  # dropped in training
             "evaluate_seconds": round(time.perf_counter() - started, 1),
