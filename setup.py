@@ -40,7 +40,8 @@ setup(
     ],
     extras_require={
         "tensorflow": ["tensorflow"],  # to prepare a TFDS download; reading needs none
-        "test": ["mypy>=1.15", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.12"],
+        "parquet": ["pyarrow>=15"],  # mini_imagenet and tiered_imagenet of the Hugging Face Hub
+        "test": ["mypy>=1.15", "pyarrow>=15", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.12"],
         "notebooks": ["ipykernel", "nbconvert", "nbformat"],
     },
 )
