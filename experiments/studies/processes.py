@@ -71,6 +71,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path, programs: str, cores: set[
     os.setsid()  # stop requests come from the parent alone, since a second one ends a run at once
     os.sched_setaffinity(0, cores)
     cli.prepare_jax(programs)
+    cli.import_modules()  # of --import, which a spawned process has on its command line too
     try:
         train_and_evaluate(config, workdir)
     except DivergedError as error:

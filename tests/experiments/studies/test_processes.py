@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import signal
+import sys
 import threading
 import time
 
@@ -11,10 +12,12 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from experiments import cli
 from experiments.publish.results import Record
 from experiments.studies import processes, runner
 from experiments.studies.processes import Run
 from maml_jax.errors import UsageError
+from maml_jax.run.algorithms import ALGORITHMS
 from maml_jax.run.loop import Interrupted
 from maml_jax.run.metrics import read_metrics
 from maml_jax.run.workdir import load_run, open_workdir
@@ -35,9 +38,21 @@ def test_runs_in_processes_of_their_own_give_the_same_study(tmp_path: pathlib.Pa
     assert (tmp_path / "2" / "maml_101" / processes.LOG).read_text()
 
 
+OWN = """
+from maml_jax.run import Algorithm, register_algorithm
+register_algorithm("own", Algorithm("ours", "MAML"))
+"""
+
+
 def test_runs_in_processes_of_their_own_stop_together_and_name_what_failed(
-    tmp_path: pathlib.Path,
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """One of them has an algorithm of --import."""
+    (tmp_path / "own_entries.py").write_text(OWN)
+    monkeypatch.setattr(ALGORITHMS, "_entries", dict(ALGORITHMS))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "argv", [sys.argv[0], "--import=own_entries"])
+    cli.import_modules()
     long, other = tmp_path / "long", tmp_path / "other"
     open_workdir(tiny_config(seed=1), other)
 
@@ -48,12 +63,13 @@ def test_runs_in_processes_of_their_own_stop_together_and_name_what_failed(
 
     threading.Thread(target=stop_once_it_trains, daemon=True).start()
     endless = tiny_config(num_meta_steps=10**6)
+    own = tiny_config(num_meta_steps=10**6, algorithm="own")
     with pytest.raises(Interrupted, match="stopped with 2 runs to go"):
-        processes.train_all([Run(endless, long), Run(endless, other)], 2, str(tmp_path))
+        processes.train_all([Run(own, long), Run(endless, other)], 2, str(tmp_path))
     assert int(load_run(long)[1].step) > 0
     with pytest.raises(UsageError, match=r"1 of 1 runs failed; see .*log.txt"):
         processes.train_all([Run(endless, other)], 1, str(tmp_path))
-    assert "holds a run of another config (num_meta_steps" in (other / processes.LOG).read_text()
+    assert "holds a run of another config (seed: 1 -> 0)" in (other / processes.LOG).read_text()
 
 
 def test_a_finished_run_is_not_taken_for_one_with_another_evaluation(
