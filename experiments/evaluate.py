@@ -3,6 +3,7 @@
 The last line of output is one JSON object.
 
 python -m experiments.evaluate --workdir=runs/sinusoid --shots=20
+python -m experiments.evaluate --workdir=runs/glyphs --ways=10 --output=episodes.csv
 """
 
 import pathlib
@@ -14,10 +15,14 @@ from experiments import cli
 _WORKDIR = cli.define_workdir()
 _OVERRIDES = {
     "num_episodes": flags.DEFINE_integer("num_episodes", None, "held-out episodes"),
+    "ways": flags.DEFINE_integer("ways", None, "classes in an episode"),
     "shots": flags.DEFINE_integer("shots", None, "support examples to adapt on"),
     "query_shots": flags.DEFINE_integer("query_shots", None, "query examples to measure on"),
     "num_steps": flags.DEFINE_integer("num_steps", None, "inner steps K"),
 }
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "FILE.csv or FILE.json for one row for each test episode"
+)
 
 
 def main(_: list[str]) -> None:
@@ -25,7 +30,7 @@ def main(_: list[str]) -> None:
     from maml_jax.run.loop import evaluate_run
 
     overrides = {name: flag.value for name, flag in _OVERRIDES.items() if flag.value is not None}
-    cli.print_record(evaluate_run(pathlib.Path(_WORKDIR.value), overrides))
+    cli.print_record(evaluate_run(pathlib.Path(_WORKDIR.value), overrides, _OUTPUT.value))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import numpy as np
 from absl import flags
 
 from experiments import cli
-from maml_jax.run.build import Experiment, optimizer_flops
+from maml_jax.run.build import Experiment
 from maml_jax.run.learned import LearnedSummary
 from maml_jax.run.workdir import load_run
 from maml_jax.types import MetaParams
@@ -62,16 +62,16 @@ def main(_: list[str]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)))
-    compute, full = learned.compute(learned.lengths(meta_params)), learned.costs.full_step
+    compute = learned.compute(learned.lengths(meta_params))
     note = "" if learned.gates else "; no lengths are learned: K is that of the test"
     print(f"\n{experiment.spec.algorithm} at meta-step {int(state.step)}{note}")
-    share = compute / (learned.most * full)
+    share = compute / learned.costs.full(learned.most)
     print(f"inner compute C: {compute / 1e6:.4g} MFLOP a task, {share:.0%} of {learned.most} steps")
     for name, of in learned.values(meta_params).items():
         if not name.startswith("step_size/"):  # these are in the table
             print(f"{name}: {of['min']:.4g} to {of['max']:.4g}, mean {of['mean']:.4g}")
-    if own := optimizer_flops(experiment.config):
-        print(f"not in C: {own / 1e6:.4g} MFLOP a full step for products of the inner optimizer")
+    if own := learned.optimizer_flops:
+        print(f"of a full step, products of the inner optimizer: {own / 1e6:.4g} MFLOP")
     if caps:
         print_cut(experiment, meta_params, caps)
 

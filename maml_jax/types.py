@@ -24,6 +24,14 @@ class Examples(NamedTuple):
     targets: PyTree  # [S] or [S, *y]
 
 
+class WeightedExamples(NamedTuple):
+    """Examples of which some count less, as in padded tasks; see `maml_jax.tasks.padding`."""
+
+    inputs: PyTree  # [S, *x]
+    targets: PyTree  # [S] or [S, *y]
+    weights: Array  # [S], of the examples in a mean
+
+
 class Episode(NamedTuple):
     """One task: examples to adapt on and examples to evaluate on."""
 

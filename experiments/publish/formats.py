@@ -34,19 +34,26 @@ def verdict(difference: float, half_width: float, accuracy: bool) -> str:
     return "wins" if better > half_width else "loses" if better < -half_width else "even"
 
 
-def against(
-    difference: float, half_width: float, accuracy: bool, relative_compute: float = 1.0
+def fair_verdict(
+    difference: float, half_width: float, accuracy: bool, relative_compute: float
 ) -> str:
-    """A paired difference with its interval and the verdict; an accuracy in %.
+    """The verdict at this relative compute.
 
     At unequal compute only two verdicts are fair: that the cheaper arm wins, and that the more
     expensive one loses.
     """
     says = verdict(difference, half_width, accuracy)
-    if abs(relative_compute - 1) > EQUAL_COMPUTE:
-        fair = says == ("loses" if relative_compute > 1 else "wins")
-        says = f"{says} at" if fair else "at"
-        says += f" {relative_compute:.2f} C"
+    if abs(relative_compute - 1) <= EQUAL_COMPUTE:
+        return says
+    fair = says == ("loses" if relative_compute > 1 else "wins")
+    return f"{says} at {relative_compute:.2f} C" if fair else f"at {relative_compute:.2f} C"
+
+
+def against(
+    difference: float, half_width: float, accuracy: bool, relative_compute: float = 1.0
+) -> str:
+    """A paired difference with its interval and the fair verdict; an accuracy in %."""
+    says = fair_verdict(difference, half_width, accuracy, relative_compute)
     if accuracy:
         return f"{100 * difference:+.2f} ± {100 * half_width:.2f} {says}"
     form = _form(max(abs(difference), half_width))

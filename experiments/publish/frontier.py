@@ -4,10 +4,8 @@ python -m experiments.publish.frontier --task=omniglot
 
 Every arm is a curve over its inner steps, averaged over seeds, with a marker where it ends. The
 best corner is the lower left for a median loss and the upper left for an accuracy. Of the study of
-accelerated methods it shows the best gradient descent and the best four others, at each K_max. A
-hollow marker adds the optimizer's own matrix products, which C leaves out, in all steps of the arm
-(an upper bound: a tensor that has halted needs none). Writes
-experiments/results/frontier_TASK.png.
+accelerated methods it shows the best gradient descent and the best four others, at each K_max.
+Writes experiments/results/frontier_TASK.png.
 
 For the sinusoid it also draws the median loss against the 99th percentile of K, one curve per arm
 over the costs of a step that it was trained with: experiments/results/prices.png.
@@ -94,12 +92,7 @@ def _draw_arm(axes: Axes, name: str, arm: Record, measure: str) -> None:
     ends = int(np.argmax(compute >= compute[-1]))
     style = "--" if " + " in name else "-"
     (line,) = axes.plot(compute[: ends + 1], values[: ends + 1], style, label=name, alpha=0.8)
-    color = line.get_color()
-    axes.plot(compute[ends], values[-1], "o", color=color)
-    if arm.get("optimizer_flops"):
-        longest = length_statistic(runs, "max").mean()
-        whole = compute[ends] + arm["optimizer_flops"] * longest / 1e6
-        axes.plot([compute[ends], whole], [values[-1]] * 2, "o:", color=color, fillstyle="none")
+    axes.plot(compute[ends], values[-1], "o", color=line.get_color())
 
 
 def draw_costs() -> Figure:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from experiments.publish import results
-from experiments.publish.formats import LOSSES, against, markdown, value, verdict
+from experiments.publish.formats import LOSSES, against, fair_verdict, markdown, value
 from experiments.publish.results import Record
 from experiments.studies.comparisons import last, length_statistic, paired_interval
 
@@ -28,6 +28,11 @@ def _length_cells(row: Record, k_max: int) -> list[str]:
     return [str(k_max), *shown, f"{row['share_at_most']:.2%}"]
 
 
+def _excess(compute: float, baseline: float) -> float:
+    """C relative to the baseline; 1 if it is lower, because less for no worse is a gain."""
+    return max(compute / baseline, 1.0)
+
+
 def _measures(record: Record) -> dict[str, str]:
     """Measure -> its heading; the last one orders the arms."""
     return {"accuracy": "accuracy, %"} if record["measure"] == "accuracy" else LOSSES
@@ -37,7 +42,7 @@ def _measure_cells(record: Record, row: Record, baseline: Record, held: bool) ->
     """Every measure, and its difference to the baseline."""
     accuracy = record["measure"] == "accuracy"
     relative = row["compute"] / baseline["compute"]
-    relative = relative if held else max(relative, 1.0)  # less for no worse is a gain
+    relative = relative if held else _excess(row["compute"], baseline["compute"])
     cells = []
     for measure in _measures(record):
         of = row[measure]
@@ -116,27 +121,30 @@ def pairs(name: str) -> str:
 def shorter(name: str) -> str:
     """Accelerated arms against each gradient descent: 99th percentile of K, and the measure.
 
-    The last column is what C leaves out: the optimizer's own matrix products in a full step,
-    relative to the step.
+    The last column is the optimizer's own matrix products in a full step, relative to those of the
+    gradient. C includes them.
     """
     record = results.read(name)
     accuracy = record["measure"] == "accuracy"
     measure = "accuracy" if accuracy else "loss_median"
     runs = {arm: of["runs"] for arm, of in record["arms"].items() if of["runs"]}
+    compute = {arm: last(of, "inner_compute").mean() for arm, of in runs.items()}
     p99 = {arm: length_statistic(of, "p99") for arm, of in runs.items()}
     descents = [arm for arm in runs if "inner.optimizer" not in record["arms"][arm]["overrides"]]
 
     def difference(arm: str, descent: str) -> str:
         values, baseline = (last(runs[of], measure) for of in (arm, descent))
-        says = verdict(*paired_interval(values, baseline), accuracy)
+        says = fair_verdict(
+            *paired_interval(values, baseline), accuracy, _excess(compute[arm], compute[descent])
+        )
         mean, half_width = paired_interval(p99[arm], p99[descent])
         return f"{mean:+.1f} ± {half_width:.1f}; {measure.split('_')[-1]} {says}"
 
     def products(arm: str) -> str:
-        lengths = runs[arm][0]["lengths"]
+        lengths, own = runs[arm][0]["lengths"], record["arms"][arm]["optimizer_flops"]
         full_steps = lengths["inner_compute"] / lengths["inner_compute_share"]
-        k_max = record["config"]["inner"]["num_steps"]
-        return f"{record['arms'][arm]['optimizer_flops'] / full_steps * k_max:.0%}"
+        step = full_steps / record["config"]["inner"]["num_steps"]
+        return f"{own / (step - own):.0%}"
 
     others = sorted((arm for arm in runs if arm not in descents), key=lambda arm: p99[arm].mean())
     rows = [

@@ -149,7 +149,7 @@ def _fixed_flops(
     }
 
 
-def _optimizer_flops(optimizer: optax.GradientTransformation, adapted: Params) -> dict[str, float]:
+def optimizer_flops(optimizer: optax.GradientTransformation, adapted: Params) -> dict[str, float]:
     """Path -> FLOPs of the products that the optimizer makes for the tensor.
 
     Products for several tensors together are split in proportion to the tensors' sizes.
@@ -212,7 +212,7 @@ def step_costs(
     own[deepest] = 0.0  # part of its backward pass, which no other tensor needs
     backward = {path: alone[path] - forward - own[path] for path in paths}
     if optimizer is not None:
-        products = _optimizer_flops(optimizer, adapted)
+        products = optimizer_flops(optimizer, adapted)
         own = {path: own[path] + products[path] for path in paths}
     return StepCosts(forward, backward, own, _fixed_flops(loss, adapted, frozen, support))
 

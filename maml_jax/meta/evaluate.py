@@ -1,16 +1,29 @@
 """Evaluation of tasks after every inner step, with 95% confidence intervals."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from maml_jax import keys
 from maml_jax.checks import loss_and_aux, support_and_query
 from maml_jax.meta.objective import as_metrics
 from maml_jax.meta.sampling import check_sampler
-from maml_jax.types import AdaptFn, Array, EpisodeSampler, LossFn, MetaParams, Metrics, Params
+from maml_jax.types import (
+    AdaptFn,
+    Array,
+    EpisodeSampler,
+    LossFn,
+    MetaParams,
+    Metrics,
+    Params,
+    PyTree,
+)
 
 DIVERGED = 10.0  # times the loss before adaptation
+
+PerEpisode = dict[str, np.ndarray]  # "loss" and metrics -> values [episodes, K+1]
 
 
 class Estimate(NamedTuple):
@@ -32,20 +45,27 @@ class EpisodeCounts(NamedTuple):
 
 
 class TaskEvaluation(Protocol):
-    """Evaluates one task: (meta_params, key) -> {"loss" and each entry of a dict aux: [K+1]}."""
+    """Evaluates one task: (meta_params, key) -> {"loss" and each entry of a dict aux: [K+1]}.
 
-    def __call__(self, meta_params: MetaParams, key: Array, /) -> Metrics: ...
+    The task is a given episode or, if that is None, one that the key draws.
+    """
+
+    def __call__(
+        self, meta_params: MetaParams, key: Array, episode: PyTree = None, /
+    ) -> Metrics: ...
 
 
 def make_task_evaluation(
-    adapt: AdaptFn, query_loss: LossFn, sample_episode: EpisodeSampler
+    adapt: AdaptFn, query_loss: LossFn, sample_episode: EpisodeSampler | None
 ) -> TaskEvaluation:
     """Makes the evaluation of one task; see `maml_jax.parallel.make_evaluation`."""
 
-    def evaluate_task(meta_params: MetaParams, key: Array) -> Metrics:
+    def evaluate_task(meta_params: MetaParams, key: Array, episode: PyTree = None) -> Metrics:
         episode_key, objective_key = keys.split_task_key(key)
-        check_sampler(sample_episode, episode_key)
-        support, query = support_and_query(sample_episode(episode_key))
+        if sample_episode is not None:
+            check_sampler(sample_episode, episode_key)
+            episode = sample_episode(episode_key)
+        support, query = support_and_query(episode)
         of_task = keys.split_objective_key(objective_key)
 
         def monitor(params: Params, k: Array) -> Metrics:
@@ -74,7 +94,7 @@ def diverged(losses: np.ndarray) -> np.ndarray:
     return np.asarray(~finite | (losses > bound).any(axis=1))
 
 
-def summarise(per_episode: dict[str, Array]) -> tuple[dict[str, Estimate], EpisodeCounts]:
+def summarise(per_episode: Mapping[str, ArrayLike]) -> tuple[dict[str, Estimate], EpisodeCounts]:
     """Mean, 1.96 σ/√n and median of arrays [episodes, K+1, ...].
 
     A few diverged episodes would decide a mean of losses. They are counted instead: means are taken

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from maml_jax.settings import at_least, one_of, positive, setting
+from maml_jax.settings import Rule, at_least, one_of, positive, setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +48,11 @@ class EvalSettings:
     """How a run is validated and tested."""
 
     num_episodes: int = setting(2_000, "test episodes", at_least(1))
+    ways: int = setting(
+        0,
+        "classes in an episode; 0: task.ways",
+        Rule(lambda value: value == 0 or value >= 2, lambda: "2 or more, or 0"),
+    )
     shots: int = setting(
         0, "support examples per class, or points of a sinusoid; 0: task.shots", at_least(0)
     )

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from maml_jax.types import Array, Episode, Examples, LossFn, Metrics, Params
+from maml_jax.types import Array, Episode, Examples, LossFn, Metrics, Params, WeightedExamples
 
 
 def classification_logits(model: nn.Module) -> Callable[[Params, Examples], Array]:
     """Returns a function (params, examples) -> logits [S, N], with one row for each target."""
 
     def logits_fn(params: Params, examples: Examples) -> Array:
-        inputs, targets = examples
+        inputs, targets = examples.inputs, examples.targets
         num_reference = inputs.shape[0] - targets.shape[0]
         options = {"num_reference": num_reference} if num_reference else {}
         return cast(Array, model.apply({"params": params}, inputs, **options))
@@ -35,8 +35,9 @@ def classification_loss(model: nn.Module) -> LossFn:
 
     Returns:
       loss_fn(params, examples, key) -> (loss [], {"accuracy": []}); examples.targets are class
-      indices [S], and the key is not used. It raises a ValueError if they are known while tracing
-      to be beyond the N outputs, as those of `maml_jax.tasks.episodes.make_sampler` are.
+      indices [S], and the key is not used. Means over `WeightedExamples` use their weights. It
+      raises a ValueError if they are known while tracing to be beyond the N outputs, as those of
+      `maml_jax.tasks.episodes.make_sampler` are.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -57,9 +58,17 @@ def classification_loss(model: nn.Module) -> LossFn:
         _check_targets(targets, logits.shape[-1])
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
         correct = jnp.argmax(logits, axis=-1) == targets
-        return jnp.mean(losses), {"accuracy": jnp.mean(correct.astype(losses.dtype))}
+        mean = _mean_of(examples)
+        return mean(losses), {"accuracy": mean(correct.astype(losses.dtype))}
 
     return loss_fn
+
+
+def _mean_of(examples: Examples | WeightedExamples) -> Callable[[Array], Array]:
+    if not isinstance(examples, WeightedExamples):
+        return jnp.mean
+    weights = examples.weights
+    return lambda values: jnp.sum(weights * values) / jnp.sum(weights)
 
 
 def _check_targets(targets: Array, outputs: int) -> None:
@@ -83,6 +92,5 @@ def with_reference(episode: Episode) -> Episode:
       The episode with query inputs [S + Q, *x] and unchanged query targets [Q].
     """
     support, query = episode
-    return Episode(
-        support, Examples(jnp.concatenate([support.inputs, query.inputs]), query.targets)
-    )
+    inputs = jnp.concatenate([support.inputs, query.inputs])
+    return Episode(support, query._replace(inputs=inputs))

@@ -27,6 +27,7 @@ def _as_at_test(spec: Any) -> int:
 # algorithm has its own: a value, or a function of the RunSpec. The later ones see the earlier ones.
 AUTO: dict[str, Any] = {
     "data.name": "glyphs",
+    "eval.ways": lambda spec: spec.task.ways,
     "eval.shots": lambda spec: spec.task.shots,
     "eval.query_shots": lambda spec: spec.task.query_shots,
     "inner.meta_gradient": "exact",
@@ -41,6 +42,7 @@ AUTO: dict[str, Any] = {
 # What stands for "auto" in these keys. Runs keep the value that it stood for.
 UNSET: dict[str, Any] = {
     "data.name": "",
+    "eval.ways": 0,
     "eval.shots": 0,
     "eval.query_shots": 0,
     "inner.num_steps": -1,

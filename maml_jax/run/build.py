@@ -13,14 +13,9 @@ from ml_collections import ConfigDict
 from maml_jax.inner.adapt import InnerLoop
 from maml_jax.inner.meta_gradients import META_GRADIENTS, implicit
 from maml_jax.inner.optimizers.clipping import clip_by_norm
-from maml_jax.inner.optimizers.registry import (
-    initial_hyper_params,
-    make_inner_optimizer,
-)
 from maml_jax.inner.step_sizes import STEP_SIZES
 from maml_jax.keys import stream_key
 from maml_jax.lengths.cost import Budget, LearnedLengths, annealed, compute_cost, mean_length_cost
-from maml_jax.lengths.flops import count_flops
 from maml_jax.lengths.gates import Gates, always_on
 from maml_jax.meta.objective import Objective, multi_step_weights
 from maml_jax.meta.outer import OuterStep, keep_within, optax_outer, outer_chain
@@ -31,10 +26,11 @@ from maml_jax.parallel import (
     use_cpu_devices,
 )
 from maml_jax.run.config import completed, resolve
-from maml_jax.run.evaluation import EvaluateFn, first_step_size, make_evaluate
+from maml_jax.run.evaluation import EvaluateFn, Evaluation, first_step_size, make_evaluate
 from maml_jax.run.learned import LearnedSummary
 from maml_jax.run.problems import TASKS, Inputs, Problem
 from maml_jax.run.spec import RunSpec
+from maml_jax.run.ways import with_ways
 from maml_jax.tasks.host import HostFeed
 from maml_jax.types import (
     MakeOptimizer,
@@ -63,6 +59,7 @@ class Experiment(NamedTuple):
     train: TrainLoop
     evaluate: EvaluateFn
     learned: LearnedSummary
+    at_test: "Callable[[MetaParams], tuple[Experiment, MetaParams]]"  # with outputs for eval.ways
 
 
 def _over_time(spec: RunSpec, rate: float) -> optax.ScalarOrSchedule:
@@ -161,10 +158,6 @@ def _make_train_loop(
     return train
 
 
-def _momentum_granularity(spec: RunSpec) -> str:
-    return spec.inner.learn_optimizer if spec.learns_optimizer else "global"
-
-
 def _make_inner_loop(
     spec: RunSpec, problem: Problem, learned: LearnedSummary
 ) -> Callable[[int], InnerLoop]:
@@ -173,9 +166,7 @@ def _make_inner_loop(
     estimator = META_GRADIENTS[inner.meta_gradient]
 
     def make_optimizer(num_steps: int) -> MakeOptimizer:
-        make = make_inner_optimizer(
-            inner.optimizer, learned.adapted, num_steps, _momentum_granularity(spec)
-        )
+        make = learned.make_optimizer(num_steps)
         if not inner.clip_norm:
             return make
         return lambda hyper: optax.chain(clip_by_norm(inner.clip_norm), make(hyper))
@@ -211,14 +202,7 @@ def _make_init(
             step_sizes=STEP_SIZES[inner.step_sizes].init(
                 learned.adapted, first_step_size(spec), num_steps
             ),
-            optimizer=initial_hyper_params(
-                inner.optimizer,
-                learned.adapted,
-                step_size=inner.step_size,
-                momentum=inner.momentum,
-                inverse_condition=inner.inverse_condition,
-                granularity=_momentum_granularity(spec),
-            ),
+            optimizer=learned.initial_hyper_params(),
         )
         extras: PyTree = ()
         if gates is not None:
@@ -254,7 +238,23 @@ def build(config: ConfigDict, *, training: bool = True, inputs: Inputs | None = 
         problem = task.without_data(spec, inputs)
     else:
         problem = task.build(spec)
+    return _assemble(config, spec, problem, training=training)
 
+
+def for_ways(experiment: Experiment, ways: int) -> Experiment:
+    """A run's functions, but for training, with outputs for another number of classes."""
+    config = ConfigDict(experiment.config.to_dict())
+    config.task.ways = config.eval.ways = ways
+    spec, task = resolve(config), TASKS[experiment.spec.task.name]
+    problem, inputs = experiment.problem, experiment.problem.inputs
+    if task.without_data is not None and inputs is not None:
+        problem = task.without_data(spec, inputs)._replace(sampler=problem.sampler)
+    else:
+        problem = task.build(spec)
+    return _assemble(config, spec, problem, training=False)
+
+
+def _assemble(config: ConfigDict, spec: RunSpec, problem: Problem, *, training: bool) -> Experiment:
     def adapts(path: str) -> bool:
         return spec.entry.adapts(path) and (spec.entry.norms_adapt or problem.adapts(path))
 
@@ -286,7 +286,7 @@ def build(config: ConfigDict, *, training: bool = True, inputs: Inputs | None = 
         task_clip_norm=spec.outer.task_clip_norm or None,
         learned=tuple(optimizers),
     )
-    return Experiment(
+    experiment = Experiment(
         config,
         spec,
         problem,
@@ -295,18 +295,28 @@ def build(config: ConfigDict, *, training: bool = True, inputs: Inputs | None = 
         _make_train_loop(spec, train_step, problem, training=training),
         make_evaluate(spec, problem, inner_loop(spec.eval.num_steps), gates),
         learned,
+        lambda meta_params: (experiment, meta_params),
     )
+    if problem.ways in (0, spec.eval.ways):
+        return experiment
+    return _with_test_ways(experiment)
+
+
+def _with_test_ways(trained: Experiment) -> Experiment:
+    """Evaluates with outputs for eval.ways."""
+    test = for_ways(trained, trained.spec.eval.ways)
+
+    def at_test(meta_params: MetaParams) -> tuple[Experiment, MetaParams]:
+        return test, with_ways(meta_params, trained, test)
+
+    def evaluate(meta_params: MetaParams, stream: str = "test", soft: bool = False) -> Evaluation:
+        return test.evaluate(at_test(meta_params)[1], stream, soft)
+
+    template = jax.eval_shape(trained.init).meta_params  # tells at once what does not fit
+    jax.eval_shape(lambda meta_params: at_test(meta_params)[1], template)
+    return trained._replace(evaluate=evaluate, at_test=at_test)
 
 
 def optimizer_flops(config: ConfigDict) -> float:
-    """FLOPs of the inner optimizer's own matrix products in a full step; C leaves them out."""
-
-    def of_step(config: ConfigDict) -> float:
-        experiment, key = build(config, training=False), jax.random.key(0)
-        sample = experiment.problem.sampler(config.task.shots, config.task.query_shots, "train")
-        meta_params, support = experiment.init().meta_params, sample(key).support
-        return count_flops(experiment.inner_loop(1), meta_params, support, key)
-
-    plain = ConfigDict(config.to_dict())
-    plain.inner.optimizer, plain.inner.learn_optimizer = "sgd", "none"
-    return of_step(config) - of_step(plain)
+    """FLOPs of the inner optimizer's own matrix products in a full step, a part of C."""
+    return build(config, training=False).learned.optimizer_flops

@@ -10,8 +10,8 @@ from maml_jax.inner.adapt import InnerLoop
 from maml_jax.inner.optimizers.registry import INNER_OPTIMIZERS
 from maml_jax.keys import gate_key, stream_key
 from maml_jax.lengths.gates import Gates
-from maml_jax.meta.evaluate import EpisodeCounts, Estimate
-from maml_jax.parallel import EvaluationFn, make_evaluation
+from maml_jax.meta.evaluate import EpisodeCounts, Estimate, PerEpisode, summarise
+from maml_jax.parallel import EpisodeEvaluationFn, make_episode_evaluation
 from maml_jax.run.messages import evaluating
 from maml_jax.run.problems import Problem
 from maml_jax.run.spec import RunSpec
@@ -32,6 +32,7 @@ class Evaluation(NamedTuple):
     estimates: dict[str, Estimate]  # "loss" and the problem's metrics, each [K+1]
     counts: EpisodeCounts
     step_size: float | None  # the step size that was used; None if step sizes are learned
+    per_episode: PerEpisode
 
 
 class EvaluateFn(Protocol):
@@ -61,12 +62,12 @@ def make_evaluate(
     """
 
     @cache
-    def on(stream: str, soft: bool) -> EvaluationFn:
+    def on(stream: str, soft: bool) -> EpisodeEvaluationFn:
         episodes = {"validation": spec.eval.validation_episodes, "test": spec.eval.num_episodes}
         adapt: AdaptFn = inner_loop
         if soft and gates is not None:
             adapt = with_soft_gates(inner_loop, gates, spec.lengths.final_temperature)
-        return make_evaluation(
+        return make_episode_evaluation(
             adapt,
             problem.loss,
             problem.sampler(spec.eval.shots, spec.eval.query_shots, stream),
@@ -76,15 +77,14 @@ def make_evaluate(
             progress=evaluating,
         )
 
-    def at(
-        meta_params: MetaParams, stream: str, soft: bool = False
-    ) -> tuple[dict[str, Estimate], EpisodeCounts]:
+    def at(meta_params: MetaParams, stream: str, soft: bool = False) -> PerEpisode:
         return on(stream, soft)(meta_params, stream_key(spec.seed, stream))
 
     def tuned(meta_params: MetaParams) -> MetaParams:
         tried = {}
         for step_size in (first_step_size(spec) * factor for factor in STEP_SIZE_GRID):
-            estimates, counts = at(meta_params._replace(step_sizes=step_size), "validation")
+            values = at(meta_params._replace(step_sizes=step_size), "validation")
+            estimates, counts = summarise(values)
             loss = estimates["loss"].finite_mean[-1]
             tried[step_size] = np.inf if counts.not_finite else loss
         return meta_params._replace(step_sizes=min(tried, key=lambda size: tried[size]))
@@ -94,6 +94,7 @@ def make_evaluate(
             meta_params = tuned(meta_params)
         sizes = meta_params.step_sizes
         step_size = None if isinstance(sizes, dict) else float(sizes)
-        return Evaluation(*at(meta_params, stream, soft), step_size)
+        per_episode = at(meta_params, stream, soft)
+        return Evaluation(*summarise(per_episode), step_size, per_episode)
 
     return evaluate

@@ -75,6 +75,27 @@ def as_inputs(inputs: Any, form: Inputs) -> np.ndarray:
     return array.astype(form.dtype)
 
 
+def as_tasks(inputs: Any, form: Inputs) -> tuple[list[np.ndarray], bool]:
+    """The inputs of each task, [S, *x] where S may differ, and whether several tasks are given.
+
+    Raises:
+      ValueError: see `as_inputs`.
+    """
+    rank = len(form.shape)
+    if isinstance(inputs, list | tuple) and len({_size_of_task(of, rank) for of in inputs}) > 1:
+        return [as_inputs(of, form) for of in inputs], True
+    array = as_inputs(inputs, form)
+    batched = array.ndim == rank + 2
+    return (list(array), True) if batched else ([array], False)
+
+
+def _size_of_task(inputs: Any, rank: int) -> int:
+    """The number of examples, or 0 if this is no task, but an example."""
+    if isinstance(inputs, list | tuple):
+        return len(inputs)
+    return len(inputs) if not _is_image(inputs) and np.ndim(inputs) == rank + 1 else 0
+
+
 def with_last_axis(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """Adds an axis of one channel or feature if it was left out."""
     shape, rank = tuple(shape), len(shape)

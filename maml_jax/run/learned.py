@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from maml_jax.errors import UsageError
 from maml_jax.inner.optimizers.registry import (
@@ -15,7 +16,7 @@ from maml_jax.inner.optimizers.registry import (
     make_inner_optimizer,
 )
 from maml_jax.inner.step_sizes import STEP_SIZES
-from maml_jax.lengths.flops import StepCosts, inner_compute, step_costs
+from maml_jax.lengths.flops import StepCosts, inner_compute, optimizer_flops, step_costs
 from maml_jax.lengths.gates import Gates
 from maml_jax.params import expand, split_params, with_paths
 from maml_jax.run.problems import Problem
@@ -72,6 +73,15 @@ class LearnedSummary:
             granularity=self._momentum_granularity,
         )
 
+    @property
+    def _optimizer(self) -> optax.GradientTransformation:
+        return self.make_optimizer(self.spec.eval.num_steps)(self.initial_hyper_params())
+
+    @property
+    def optimizer_flops(self) -> float:
+        """FLOPs of the inner optimizer's own matrix products in a full step, a part of C."""
+        return sum(optimizer_flops(self._optimizer, self.adapted).values())
+
     @cached_property
     def costs(self) -> StepCosts:
         """FLOPs of an inner step on the support data of one evaluation episode."""
@@ -85,7 +95,7 @@ class LearnedSummary:
             self._params,
             support,
             adapts=self.adapts,
-            optimizer=self.make_optimizer(self.spec.eval.num_steps)(self.initial_hyper_params()),
+            optimizer=self._optimizer,
         )
 
     @property

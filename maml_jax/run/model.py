@@ -5,7 +5,7 @@ import os
 import pathlib
 from collections.abc import Callable
 from functools import cache, cached_property, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +17,13 @@ from maml_jax.keys import stream_key
 from maml_jax.meta.batching import map_tasks
 from maml_jax.run import exported, files
 from maml_jax.run.adapted import Adapted
-from maml_jax.run.build import Experiment, build, fastest_chunk
-from maml_jax.run.examples import Classes, as_classes, as_inputs, with_last_axis
+from maml_jax.run.build import Experiment, build, fastest_chunk, for_ways
+from maml_jax.run.examples import Classes, as_classes, as_tasks, with_last_axis
 from maml_jax.run.files import Record
 from maml_jax.run.problems import Inputs
 from maml_jax.run.ways import with_ways
 from maml_jax.run.workdir import as_json
+from maml_jax.tasks.padding import pad_examples
 from maml_jax.types import Array, Episode, Examples, MetaParams, Params
 
 
@@ -73,9 +74,10 @@ class Model:
         first call of a shape compiles.
 
         Args:
-          inputs: support inputs [S, *x], or [B, S, *x] for B tasks at once. A model of images takes
-            a list of image files or PIL images, which are processed as the data of its run were, or
-            uint8 pixels in the form that these had (`inputs`: size, channels, inversion).
+          inputs: support inputs [S, *x], or [B, S, *x] for B tasks at once, where S may differ. A
+            model of images takes a list of image files or PIL images, which are processed as the
+            data of its run were, or uint8 pixels in the form that these had (`inputs`: size,
+            channels, inversion).
           labels: [S] or [B, S], any names or numbers of the classes, of which there may be as many
             as the model has ways, or fewer, or, where its outputs adapt, more. For a regression the
             targets [S, *y] or [B, S, *y].
@@ -85,19 +87,17 @@ class Model:
           ValueError: inputs or labels do not have this form.
           UsageError: the number of classes or of steps does not fit what was learned.
         """
-        support = as_inputs(inputs, self.inputs)
-        batched = support.ndim == len(self.inputs.shape) + 2
-        support = support if batched else support[None]
+        tasks, batched = as_tasks(inputs, self.inputs)
         num_steps = self._checked_steps(num_steps)
+        classes: list[Classes] = []
         if self.experiment.problem.ways:
-            targets, classes = self._targets(labels, support, batched)
-            ways = len(classes[0])
+            targets, classes = _targets(labels if batched else [labels], tasks)
         else:
-            targets, classes, ways = self._values(labels, support, batched), [], 0
-        compiled = self._compiled(ways, num_steps)
-        examples = Examples(jnp.asarray(support), jnp.asarray(targets))
-        params = compiled.adapt(examples)
-        return Adapted(params, classes, examples, compiled.predict, self.inputs, batched)
+            targets = self._values(labels if batched else [labels], tasks)
+        compiled = self._compiled(len(classes[0]) if classes else 0, num_steps)
+        support = self._stacked(tasks, targets)
+        params = compiled.adapt(support)
+        return Adapted(params, classes, support, compiled.predict, self.inputs, batched)
 
     def save(self, path: str | os.PathLike[str]) -> pathlib.Path:
         """Writes one safetensors file, which `maml_jax.load` reads anywhere.
@@ -123,9 +123,7 @@ class Model:
         """
         if ways == self.experiment.problem.ways:
             return self.experiment, self.meta_params
-        config = ConfigDict(self.config.to_dict())
-        config.task.ways = ways
-        experiment = build(config, training=False, inputs=self.inputs)
+        experiment = for_ways(self.experiment, ways)
         return experiment, with_ways(self.meta_params, self.experiment, experiment)
 
     @cached_property
@@ -174,43 +172,54 @@ class Model:
             )
         return steps
 
-    def _targets(
-        self, labels: Any, support: np.ndarray, batched: bool
-    ) -> tuple[np.ndarray, list[Classes]]:
-        """Class indices [B, S], and the names of the classes of each task."""
-        encoded = [as_classes(of) for of in (labels if batched else [labels])]
-        targets = [of[0] for of in encoded]
-        if [len(of) for of in targets] != [support.shape[1]] * len(support):
-            raise ValueError(
-                f"labels are {[len(of) for of in targets]} for {len(support)} x {support.shape[1]} "
-                "support examples; give one for each"
+    def _values(self, labels: Any, tasks: list[np.ndarray]) -> list[np.ndarray]:
+        """Targets [S, *y] of each task of a regression."""
+        problem, targets = self.experiment.problem, []
+        if len(labels) != len(tasks):
+            raise ValueError(f"labels are those of {len(labels)} tasks, inputs of {len(tasks)}")
+        for of_task, inputs in zip(labels, tasks, strict=True):
+            outputs = jax.eval_shape(
+                lambda params, inputs: problem.predict(
+                    problem.at_step(params, jnp.int32(0)), Examples(inputs, ())
+                ),
+                self.meta_params.init,
+                jax.ShapeDtypeStruct(inputs.shape, inputs.dtype),
             )
-        classes = [of[1] for of in encoded]
-        numbers = sorted({len(of) for of in classes})
-        if len(numbers) > 1:
-            raise ValueError(
-                f"the tasks have {numbers} classes; give tasks of the same number in one call"
-            )
-        if numbers[0] < 2:
-            raise ValueError("labels have one class; give support examples of 2 or more")
-        return np.stack(targets), classes
-
-    def _values(self, labels: Any, support: np.ndarray, batched: bool) -> np.ndarray:
-        """Targets [B, S, *y] of a regression."""
-        given = np.asarray(labels, np.float32)
-        problem, params = self.experiment.problem, self.meta_params.init
-        outputs = jax.eval_shape(
-            lambda params, inputs: problem.predict(
-                problem.at_step(params, jnp.int32(0)), Examples(inputs, ())
-            ),
-            params,
-            jax.ShapeDtypeStruct(support.shape[1:], support.dtype),
-        )
-        expected = (len(support), *outputs.shape)
-        targets = with_last_axis(given if batched else given[None], outputs.shape[1:])
-        if targets.shape != expected:
-            raise ValueError(
-                f"labels have the shape {list(given.shape)}; give the targets of the support "
-                f"examples, {list(expected if batched else expected[1:])}"
-            )
+            given = np.asarray(of_task, np.float32)
+            targets.append(with_last_axis(given, outputs.shape[1:]))
+            if targets[-1].shape != outputs.shape:
+                raise ValueError(
+                    f"labels have the shape {list(given.shape)}; give the targets of the support "
+                    f"examples, {list(outputs.shape)}"
+                )
         return targets
+
+    def _stacked(self, tasks: list[np.ndarray], targets: list[np.ndarray]) -> Examples:
+        """The tasks [B, S, ...]; if they are of unequal sizes, padded WeightedExamples."""
+        if len({len(task) for task in tasks}) == 1:
+            return Examples(jnp.asarray(np.stack(tasks)), jnp.asarray(np.stack(targets)))
+        if not self.experiment.problem.weighted:
+            kind = self.experiment.spec.model.normalization
+            raise UsageError(
+                "tasks of unequal sizes need a loss with weights and model.normalization='group' "
+                f"or 'none', here {kind!r}; adapt to one after another, or give equal sizes"
+            )
+        examples = [Examples(*of) for of in zip(tasks, targets, strict=True)]
+        return cast(Examples, pad_examples(examples))
+
+
+def _targets(labels: Any, tasks: list[np.ndarray]) -> tuple[list[np.ndarray], list[Classes]]:
+    """Class indices [S] of each task, and the names of its classes."""
+    encoded = [as_classes(of) for of in labels]
+    targets, classes = [of[0] for of in encoded], [of[1] for of in encoded]
+    sizes = [[len(of) for of in part] for part in (targets, tasks)]
+    if sizes[0] != sizes[1]:
+        raise ValueError(
+            f"labels are {sizes[0]} for {sizes[1]} support examples; give one for each"
+        )
+    numbers = sorted({len(of) for of in classes})
+    if len(numbers) > 1:
+        raise ValueError(f"tasks have {numbers} classes; give tasks of one number in a call")
+    if numbers[0] < 2:
+        raise ValueError("labels have one class; give support examples of 2 or more")
+    return targets, classes

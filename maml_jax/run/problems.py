@@ -85,6 +85,7 @@ class Problem(NamedTuple):
     prepare: Callable[[Any], Any] = same_episode  # raw -> Episode, on the device
     inputs: Inputs | None = None  # of the network; None takes the form of the sampler's
     ways: int = 0  # classes that are the outputs of `predict`; 0 if these are values
+    weighted: bool = False  # whether the loss of WeightedExamples is that of those that count
 
 
 class Task(NamedTuple):
@@ -146,7 +147,7 @@ def _checked_pools(spec: "RunSpec") -> tuple[dict[str, Pool], Inputs]:
             sizes = spec.task if stream == "train" else spec.eval
             check_pool(
                 pools[stream],
-                ways=spec.task.ways,
+                ways=sizes.ways,
                 shots=sizes.shots,
                 query_shots=sizes.query_shots,
                 rotation=data.rotation,
@@ -196,6 +197,7 @@ def _image_classifier(spec: "RunSpec", inputs: Inputs) -> Problem:
         prepare=prepare,
         inputs=inputs,
         ways=spec.task.ways,
+        weighted=spec.model.normalization in ("none", "group"),
     )
 
 
@@ -205,7 +207,7 @@ def _image_classification(spec: "RunSpec") -> Problem:
     Raises:
       UsageError: data that cannot be had, or too few classes or images for the episodes.
     """
-    data, ways, rotation = spec.data, spec.task.ways, spec.data.rotation
+    data, rotation = spec.data, spec.data.rotation
     pools, inputs = _checked_pools(spec)
     problem = _image_classifier(spec, inputs)
 
@@ -217,7 +219,7 @@ def _image_classification(spec: "RunSpec") -> Problem:
         try:
             return make_sampler(
                 on_device(stream),
-                ways=ways,
+                ways=spec.task.ways if stream == "train" else spec.eval.ways,
                 shots=shots,
                 query_shots=query_shots,
                 rotation=rotation,
@@ -231,7 +233,7 @@ def _image_classification(spec: "RunSpec") -> Problem:
             pools["train"],
             key,
             tasks,
-            ways=ways,
+            ways=spec.task.ways,
             shots=spec.task.shots,
             query_shots=spec.task.query_shots,
             rotation=rotation,
@@ -244,7 +246,7 @@ def _image_classification(spec: "RunSpec") -> Problem:
 TASKS = Registry(
     "task",
     {
-        "sinusoid": Task(_sinusoid_regression, unused=("data", "task.ways")),
+        "sinusoid": Task(_sinusoid_regression, unused=("data", "task.ways", "eval.ways")),
         "images": Task(
             _image_classification, unused=("task.oracle",), without_data=_image_classifier
         ),

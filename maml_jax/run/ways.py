@@ -1,17 +1,19 @@
 """Meta-parameters for another number of classes than those of training."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 
 from maml_jax.errors import UsageError
 from maml_jax.params import path_of
-from maml_jax.run.build import Experiment
 from maml_jax.types import Array, MetaParams
 
+if TYPE_CHECKING:
+    from maml_jax.run.build import Experiment
 
-def with_ways(meta_params: MetaParams, trained: Experiment, wanted: Experiment) -> MetaParams:
+
+def with_ways(meta_params: MetaParams, trained: "Experiment", wanted: "Experiment") -> MetaParams:
     """Gives the network as many outputs as `wanted` has ways.
 
     In training every class takes every output, so that no output belongs to a class. Fewer ways

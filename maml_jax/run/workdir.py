@@ -3,12 +3,13 @@
 import json
 import pathlib
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from maml_jax.errors import UsageError
+from maml_jax.meta.evaluate import PerEpisode
 from maml_jax.run import files
 from maml_jax.run.build import Experiment, build
 from maml_jax.run.checkpoint import check_config, newest
@@ -28,7 +29,7 @@ from maml_jax.types import MetaParams, TrainState
 
 CHECKPOINTS = "checkpoints"
 BEST = "best_checkpoints"
-EVALUATED_WITH = ("num_episodes", "shots", "query_shots", "num_steps")  # of config.eval
+EVALUATED_WITH = ("num_episodes", "ways", "shots", "query_shots", "num_steps")  # of config.eval
 
 
 def as_json(config: ConfigDict) -> Record:
@@ -230,8 +231,15 @@ def _estimates(evaluation: Evaluation) -> Record:
     return record
 
 
-def _evaluate_state(experiment: Experiment, state: TrainState) -> Record:
-    """What is kept of an evaluation: one JSON object.
+class Evaluated(NamedTuple):
+    """What an evaluation says."""
+
+    record: Record  # what is kept of it: one JSON object
+    episodes: dict[str, PerEpisode]  # parameters (last, selected) -> values of every test episode
+
+
+def _evaluate_state(experiment: Experiment, state: TrainState) -> tuple[Record, PerEpisode]:
+    """The record of one state, and the values of every test episode.
 
     Learned lengths are evaluated hard; what the soft gates of training give is under "soft".
     """
@@ -242,7 +250,8 @@ def _evaluate_state(experiment: Experiment, state: TrainState) -> Record:
         "algorithm": spec.algorithm,
         "meta_step": int(state.step),
         "seed": spec.seed,
-        **{name: getattr(spec.eval, name) for name in EVALUATED_WITH},
+        **{name: getattr(spec.eval, name) for name in EVALUATED_WITH if name != "ways"},
+        **({"ways": spec.eval.ways} if experiment.problem.ways else {}),
         "inner_step_size": evaluation.step_size,
         "inner_compute": [learned.compute(lengths, k) for k in range(spec.eval.num_steps + 1)],
         **_estimates(evaluation),
@@ -253,16 +262,17 @@ def _evaluate_state(experiment: Experiment, state: TrainState) -> Record:
         record["lengths"] = learned.summary(state.meta_params)
         record["length_counts"] = learned.counts(state.meta_params)
         record["soft"] = _estimates(experiment.evaluate(state.meta_params, soft=True))
-    return record
+    return record, evaluation.per_episode
 
 
-def evaluate_both(experiment: Experiment, state: TrainState, workdir: pathlib.Path) -> Record:
+def evaluate_both(experiment: Experiment, state: TrainState, workdir: pathlib.Path) -> Evaluated:
     """The state's record, with that of the validation-selected parameters under "selected"."""
-    record = _evaluate_state(experiment, state)
+    record, per_episode = _evaluate_state(experiment, state)
+    episodes = {"last": per_episode}
     selected = newest(workdir / BEST, state, as_json(experiment.config))
     if selected is not None:
-        record["selected"] = _evaluate_state(experiment, selected.state)
-    return record
+        record["selected"], episodes["selected"] = _evaluate_state(experiment, selected.state)
+    return Evaluated(record, episodes)
 
 
 def write_evaluation(workdir: pathlib.Path, record: Record) -> None:
@@ -277,7 +287,9 @@ def write_evaluation(workdir: pathlib.Path, record: Record) -> None:
     except DamagedError as error:
         note(f"{error}; it is made again")
         before = {} if path.stat().st_size else None
-    if before is not None and any(before.get(key) != record[key] for key in EVALUATED_WITH):
+    if before:
+        before.setdefault("ways", record.get("ways"))  # older versions did not write it
+    if before is not None and any(before.get(key) != record.get(key) for key in EVALUATED_WITH):
         names = (workdir / f"evaluation_{number}.json" for number in count(1))
         old = next(name for name in names if not name.exists())
         with files.writing(old):

@@ -117,8 +117,8 @@ def _check_sizes(classes: int, *, ways: int, shots: int, query_shots: int, rotat
     classes *= _TURNS if rotation == "new_classes" else 1
     if ways > classes:
         raise ValueError(
-            f"ways={ways} but the pool has {classes} classes; use fewer ways (task.ways), or give "
-            "the pool a larger share of the classes (data.split_fractions)"
+            f"ways={ways} but the pool has {classes} classes; use fewer ways (task.ways and "
+            "eval.ways), or give the pool a larger share of the classes (data.split_fractions)"
         )
 
 

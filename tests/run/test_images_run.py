@@ -182,8 +182,8 @@ def test_validation_classes_are_needed_only_by_runs_that_validate(data: pathlib.
         ({"model__name": "resnet12"}, "use 16 pixels or more (data.image_size)"),
         (
             {"task__ways": 6, "data__split_fractions": (0.5, 0.25, 0.25)},
-            "validation classes: ways=6 but the pool has 5 classes; use fewer ways (task.ways), or "
-            "give the pool a larger share of the classes (data.split_fractions)",
+            "validation classes: ways=6 but the pool has 5 classes; use fewer ways (task.ways "
+            "and eval.ways), or give the pool a larger share of the classes (data.split_fractions)",
         ),
         ({"data__mean": (0.5, 0.5)}, "data.mean=(0.5, 0.5) has 2 values for images of 1 channels"),
         ({"baselines": ("oracle",)}, "'oracle', which only the sinusoid has"),

@@ -122,9 +122,23 @@ def test_other_ways_than_those_of_training(algorithm: str) -> None:
     assert np.unique(more.logits.round(4)).size == 16  # the outputs are told apart
 
 
+def test_tasks_of_unequal_sizes_equal_one_at_a_time() -> None:
+    config = picture_config(pathlib.Path("gone"), model__normalization="group")
+    model = untrained(config)
+    images = np.random.default_rng(0).integers(0, 256, (7, SIZE, SIZE, 1), np.uint8)
+    tasks, names = [images[:5], images[4:]], ["abcab", "abc"]
+    both = model.adapt(tasks, names).predict(np.stack([images, images]))
+    for task in range(2):
+        one = model.adapt(tasks[task], names[task]).predict(images)
+        np.testing.assert_allclose(one.logits, both.logits[task], rtol=1e-4, atol=1e-5)
+    config.model.normalization = "batch"
+    with pytest.raises(UsageError, match=r"unequal sizes need .* 'none', here 'batch'"):
+        untrained(config).adapt(tasks, names)
+
+
 def test_learned_lengths_are_not_cut() -> None:
     model = untrained(picture_config(pathlib.Path("gone"), algorithm="adaptive_k"))
-    with pytest.raises(UsageError, match=r"num_steps=0 would cut learned lengths; use 1"):
+    with pytest.raises(UsageError, match=r"num_steps=0 would cut learned lengths; use 2"):
         model.adapt(np.zeros((2, SIZE, SIZE, 1), np.uint8), "ab", num_steps=0)
 
 
@@ -145,7 +159,7 @@ IMAGES = np.zeros((3, SIZE, SIZE, 1), np.uint8)
 WRONG = {
     "float": (IMAGES / 255, "abc", "dtype float64; give image files, PIL images or uint8"),
     "size": (np.zeros((3, 4, 4, 1), np.uint8), "abc", r"shape \[3, 4, 4, 1\].*PIL images are"),
-    "labels": (IMAGES, "ab", r"labels are \[2\] for 1 x 3 support examples"),
+    "labels": (IMAGES, "ab", r"labels are \[2\] for \[3\] support examples"),
     "one class": (IMAGES, "aaa", "labels have one class"),
     "no name": (IMAGES, [[1], [2], [3]], "cannot name a class"),
     "no file": (["gone.png"], "a", "gone.png cannot be read"),

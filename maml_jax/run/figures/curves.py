@@ -19,7 +19,7 @@ from maml_jax.run.files import Record
 def learning_curve(runs: list[Run]) -> Figure | None:
     """Query loss of the training tasks against meta-steps."""
     spec = runs[0].experiment.spec
-    figure, axes = single(f"Training: {describe_task(spec, spec.task.shots)}")
+    figure, axes = single(f"Training: {describe_task(spec, spec.task.shots, spec.task.ways)}")
     values: list[float] = []
     for run in runs:
         points = [(line["step"], line.get("query_loss")) for line in run.metrics]
@@ -72,7 +72,7 @@ def accuracy_against_steps(runs: list[Run]) -> Figure | None:
         colour = plot_with_interval(axes, mean, ci95, run.name, (0, 100))
         if medians := record.get("accuracy_median"):
             axes.plot(100 * as_numbers(medians), ":", color=colour, marker="", label="_median")
-    chance = 100 / spec.task.ways
+    chance = 100 / spec.eval.ways
     steps = [0, max(len(record["accuracy"]) for record in records) - 1]
     axes.plot(steps, [chance, chance], "--", color="#767676", marker="", label="chance")
     axes.set(xlabel="inner steps", ylabel="accuracy on query images, %", ylim=(0, 101))

@@ -31,14 +31,15 @@ class _Predictions(NamedTuple):
 
 
 def _test_predictions(run: Run, number: int) -> _Predictions:
-    spec, problem = run.experiment.spec, run.experiment.problem
+    experiment, meta_params = run.experiment.at_test(run.meta_params)
+    spec, problem = experiment.spec, experiment.problem
     sample = problem.sampler(spec.eval.shots, spec.eval.query_shots, "test")
 
     def predict(key: Array) -> tuple[Array, Episode, Array]:
         episode_key, adapt_key = jax.random.split(key)
         episode = sample(episode_key)
-        adaptation = run.experiment.inner_loop(spec.eval.num_steps)(
-            run.meta_params,
+        adaptation = experiment.inner_loop(spec.eval.num_steps)(
+            meta_params,
             episode.support,
             adapt_key,
             monitor=lambda params, k: problem.predict(params, episode.query),
@@ -57,7 +58,7 @@ def class_names(spec: RunSpec, episode_key: Array) -> list[str]:
     indices = sample_indices(
         episode_key,
         jnp.asarray(pools.test.counts),
-        ways=spec.task.ways,
+        ways=spec.eval.ways,
         shots=spec.eval.shots,
         query_shots=spec.eval.query_shots,
         rotation=spec.data.rotation,
@@ -81,7 +82,7 @@ def episode_picture(runs: list[Run]) -> Figure | None:
     keys, episodes, logits = _test_predictions(run, 1)
     names = class_names(spec, keys[0])
     before, after = (logits[0, step].argmax(-1) for step in (0, -1))
-    ways, shots, queries = spec.task.ways, spec.eval.shots, spec.eval.query_shots
+    ways, shots, queries = spec.eval.ways, spec.eval.shots, spec.eval.query_shots
     shown_shots, shown_queries = min(shots, _MOST_IMAGES), min(queries, _MOST_IMAGES)
     support = np.asarray(episodes.support.inputs[0])
     # With normalization="support" the query inputs begin with the support images.
@@ -131,7 +132,7 @@ def confusion(runs: list[Run]) -> Figure:
     """Confusion matrix of the outputs over test episodes after the last inner step."""
     run = runs[0]
     spec = run.experiment.spec
-    ways = spec.task.ways
+    ways = spec.eval.ways
     _, episodes, logits = _test_predictions(run, CONFUSION_EPISODES)
     truth, taken = np.asarray(episodes.query.targets), logits[:, -1].argmax(-1)
     counts = np.zeros((ways, ways))

@@ -45,10 +45,10 @@ def data_name(spec: RunSpec) -> str:
     return pathlib.PurePath(spec.data.name).name if images else spec.task.name
 
 
-def describe_task(spec: RunSpec, shots: int) -> str:
-    """As "omniglot, 5-way 1-shot", or "sinusoid, 5 support points"."""
+def describe_task(spec: RunSpec, shots: int, ways: int = 0) -> str:
+    """As "omniglot, 5-way 1-shot", or "sinusoid, 5 support points"; 0 ways: those of the test."""
     if spec.task.name == "images":
-        return f"{data_name(spec)}, {spec.task.ways}-way {shots}-shot"
+        return f"{data_name(spec)}, {ways or spec.eval.ways}-way {shots}-shot"
     kind = "point" if spec.task.name == "sinusoid" else "example"
     return f"{data_name(spec)}, {shots} support {kind}{'s' if shots != 1 else ''}"
 
