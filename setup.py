@@ -41,6 +41,7 @@ setup(
     extras_require={
         "tensorflow": ["tensorflow"],  # to prepare a TFDS download; reading needs none
         "parquet": ["pyarrow>=15"],  # mini_imagenet and tiered_imagenet of the Hugging Face Hub
+        "networks": ["dm-haiku>=0.0.14", "equinox>=0.11"],  # tests of docs/own_model.md use them
         "test": ["mypy>=1.15", "pyarrow>=15", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.12"],
         "notebooks": ["ipykernel", "nbconvert", "nbformat"],
     },

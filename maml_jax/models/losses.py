@@ -1,37 +1,36 @@
 """The classification loss, and the reference examples of `support` normalization."""
 
 from collections.abc import Callable
-from typing import cast
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from maml_jax.models.functional import Network, outputs_of
 from maml_jax.types import Array, Episode, Examples, LossFn, Metrics, Params, WeightedExamples
 
 
-def classification_logits(model: nn.Module) -> Callable[[Params, Examples], Array]:
+def classification_logits(model: Network) -> Callable[[Params, Examples], Array]:
     """Returns a function (params, examples) -> logits [S, N], with one row for each target."""
 
     def logits_fn(params: Params, examples: Examples) -> Array:
         inputs, targets = examples.inputs, examples.targets
         num_reference = inputs.shape[0] - targets.shape[0]
         options = {"num_reference": num_reference} if num_reference else {}
-        return cast(Array, model.apply({"params": params}, inputs, **options))
+        return outputs_of(model, params, inputs, **options)
 
     return logits_fn
 
 
-def classification_loss(model: nn.Module) -> LossFn:
-    """Mean softmax cross-entropy of a flax module, with its accuracy.
+def classification_loss(model: Network) -> LossFn:
+    """Mean softmax cross-entropy of a network, with its accuracy.
 
     If there are more inputs than targets, the inputs begin with unlabelled reference examples, and
     the module receives their number as `num_reference` (see `with_reference`).
 
     Args:
-      model: a module that maps inputs [S, ...] to logits [S, N].
+      model: a flax module or `FunctionalModel` that maps inputs [S, ...] to logits [S, N].
 
     Returns:
       loss_fn(params, examples, key) -> (loss [], {"accuracy": []}); examples.targets are class

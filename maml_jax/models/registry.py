@@ -7,6 +7,7 @@ import flax.linen as nn
 
 from maml_jax.models.conv4 import HEAD_INITIALIZERS, Conv4
 from maml_jax.models.convolution import CONVOLUTIONS
+from maml_jax.models.functional import Network
 from maml_jax.models.mlp import INITIALIZERS, MLP
 from maml_jax.models.normalization import NORMALIZATIONS, check_normalization
 from maml_jax.models.resnet12 import ResNet12
@@ -17,7 +18,7 @@ from maml_jax.settings import at_least, check_settings_class, each, one_of, sett
 class BuildModel(Protocol):
     """Makes a network with this number of outputs from an instance of its settings class."""
 
-    def __call__(self, settings: Any, outputs: int, /) -> nn.Module: ...
+    def __call__(self, settings: Any, outputs: int, /) -> Network: ...
 
 
 class Model(NamedTuple):
@@ -79,7 +80,8 @@ def register_model(
 
     Args:
       name: the name of the model.
-      build: (settings, outputs) -> flax module that maps inputs [S, ...] to outputs [S, outputs].
+      build: (settings, outputs) -> flax module, or `FunctionalModel`, that maps inputs [S, ...] to
+        outputs [S, outputs].
       settings: a frozen dataclass of `maml_jax.settings.setting` fields. It becomes the section
         NAME of a config, and `build` receives an instance of it instead of the `ModelSettings`.
       images_only: the model needs inputs [S, H, W, C].

@@ -2,15 +2,15 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-import flax.linen as nn
 import grain
 import jax.numpy as jnp
 
 from maml_jax.errors import UsageError
 from maml_jax.inner.adapt import same_at_every_step
 from maml_jax.meta.train_step import same_episode
+from maml_jax.models.functional import Network, initial_params, outputs_of
 from maml_jax.models.losses import classification_logits, classification_loss, with_reference
 from maml_jax.models.normalization import at_step, norm_shifts_do_not_adapt, with_steps
 from maml_jax.models.registry import MODELS
@@ -98,10 +98,18 @@ class Task(NamedTuple):
     without_data: "Callable[[RunSpec, Inputs], Problem] | None" = None  # None: `build` has no data
 
 
-def build_model(spec: "RunSpec", outputs: int) -> nn.Module:
+def build_model(spec: "RunSpec", outputs: int) -> Network:
     """The network that a run's settings describe."""
     name = spec.model.name
     return MODELS.find(name).build(spec.own_settings(name, spec.model), outputs)
+
+
+def _first_params(spec: "RunSpec", model: Network, key: Array, shape: tuple[int, ...]) -> Params:
+    """The parameters of the run's network for inputs [*shape]."""
+    try:
+        return initial_params(model, key, jnp.zeros((1, *shape)))
+    except ValueError as error:
+        raise UsageError(f"model.name={spec.model.name!r}: {error}") from error
 
 
 def _sinusoid_regression(spec: "RunSpec") -> Problem:
@@ -110,7 +118,7 @@ def _sinusoid_regression(spec: "RunSpec") -> Problem:
     inputs = 3 if oracle else 1
 
     def predict(params: Params, data: Examples) -> Array:
-        return cast(Array, model.apply({"params": params}, data.inputs))
+        return outputs_of(model, params, data.inputs)
 
     def loss(params: Params, data: Examples, key: Array) -> tuple[Array, Metrics]:
         del key
@@ -120,7 +128,7 @@ def _sinusoid_regression(spec: "RunSpec") -> Problem:
         sampler=lambda shots, query_shots, stream: partial(
             sinusoid.sample_episode, num_support=shots, num_query=query_shots, oracle=oracle
         ),
-        init_params=lambda key, num_steps: model.init(key, jnp.zeros((1, inputs)))["params"],
+        init_params=lambda key, num_steps: _first_params(spec, model, key, (inputs,)),
         loss=loss,
         predict=predict,
         inputs=Inputs((inputs,), "float32"),
@@ -181,11 +189,7 @@ def _image_classifier(spec: "RunSpec", inputs: Inputs) -> Problem:
         raise UsageError("a model that was loaded without its data draws no episodes")
 
     def init_params(key: Array, num_steps: int) -> Params:
-        try:
-            params = model.init(key, jnp.zeros((1, *inputs.shape)))["params"]
-        except ValueError as error:
-            raise UsageError(f"model.name={spec.model.name!r}: {error}") from error
-        return with_steps(params, num_steps)
+        return with_steps(_first_params(spec, model, key, inputs.shape), num_steps)
 
     return Problem(
         sampler=sampler,
