@@ -20,7 +20,9 @@ def run(*command: str | pathlib.Path, cwd: pathlib.Path) -> None:
 def test_the_wheel_installs_maml_jax_alone_and_runs_the_readme(tmp_path: pathlib.Path) -> None:
     run(sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", tmp_path, ROOT, cwd=tmp_path)
     (wheel,) = tmp_path.glob("maml_jax-*.whl")
-    tops = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "maml_jax/run/weights/glyphs-5way-1shot.safetensors" in names
+    tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"maml_jax"}
     run(sys.executable, "-m", "venv", tmp_path / "env", cwd=tmp_path)
     python = tmp_path / "env" / "bin" / "python"

@@ -38,6 +38,8 @@ def main(_: list[str]) -> None:
         raise UsageError(f"the run in {_WORKDIR.value} is not evaluated yet; train it to its end")
     if model.experiment.spec.data.name.partition(":")[0] in ("folder", "npz"):
         raise UsageError("data of one's own cannot be named for others; use a published data set")
+    command = model.record["command"]  # without folders of this machine
+    model.record["command"] = re.sub(r"--workdir=\S+", f"--workdir=runs/{name}", command)
     for key in ("dir", "splits_dir", "cache_dir"):
         model.config.data[key] = ""
     with tempfile.TemporaryDirectory() as folder:
