@@ -138,7 +138,7 @@ def _run(compiled: jax.stages.Compiled, init: Params) -> Params:
 
 def main(_: list[str]) -> None:
     """Measures and keeps the results."""
-    experiment = build(get_config())
+    experiment = build(get_config("paper"))
     steps, rounds = _STEPS.value, _ROUNDS.value
     runs = {
         "scanned": train_loop(experiment, steps),

@@ -5,8 +5,9 @@ from typing import NamedTuple, TypeVar
 
 from ml_collections import ConfigDict
 
-from configs import omniglot, sinusoid
+from configs import omniglot
 from maml_jax.errors import UsageError
+from maml_jax.run.config import default_config
 
 ConfigValue = str | float | tuple[str, ...]
 Overrides = Mapping[str, ConfigValue]  # dotted config key -> value
@@ -65,11 +66,12 @@ def step_size_trials(step_sizes: Sequence[float]) -> list[Overrides]:
 
 
 def _sinusoid(num_meta_steps: int) -> Family:
-    wait, base = 0.25, sinusoid.get_config()
+    wait, base = 0.25, default_config()
     base.update_from_flattened_dict(
         {
             "baselines": (),
             "eval.shots": 10,
+            "eval.query_shots": 100,
             "outer.schedule": "cosine",
             "eval.num_episodes": 1_000,
             "outer.clip_norm": 1.0,

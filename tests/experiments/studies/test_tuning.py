@@ -57,6 +57,7 @@ def test_a_trial_is_scored_by_the_last_validation(
     family = tiny_study().family._replace(tuned_by=tuned_by, nonfinite_allowed=allowed)
     family.base.eval.validation_episodes = 20
     line = {"validation_score": 0.8, "validation_loss_median": 0.3}
-    lines = [line | {"validation_nonfinite": number} for number in (9, nonfinite)]
+    counts = enumerate((9, nonfinite))
+    lines = [line | {"step": step, "validation_nonfinite": number} for step, number in counts]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert tuning.validation_score(family, tmp_path) == expected
