@@ -85,7 +85,10 @@ def algorithms() -> str:
             f"`{name}`",
             entry.paper,
             entry.summary,
-            ", ".join(f"`{key}={chosen}`" for key, chosen in entry.settings.items()),
+            ", ".join(
+                f"`{key}` as at test" if callable(chosen) else f"`{key}={chosen}`"
+                for key, chosen in entry.settings.items()
+            ),
             " / ".join(value(losses[name][of]["mean"], False) for of in LOSSES)
             if name in losses
             else "",

@@ -13,7 +13,7 @@ from PIL import ImageOps
 
 from maml_jax.errors import UsageError
 from maml_jax.run import files
-from maml_jax.run.formats import text_table
+from maml_jax.run.formats import plural, text_table
 from maml_jax.run.messages import note
 from maml_jax.run.model import Model
 from maml_jax.tasks.images.folders import describe, list_images
@@ -84,8 +84,7 @@ def classify(
         does not fit.
     """
     if not model.experiment.problem.ways or model.inputs.dtype != "uint8":
-        name = model.experiment.spec.task.name
-        raise UsageError(f"the model of task.name={name!r} classifies no images; use another model")
+        raise UsageError(f"{model} classifies no images; use a model of images")
     if (kind := model.experiment.spec.model.normalization) in ("batch", "per_step"):
         note(
             f"model.normalization={kind!r} normalizes all query images together: what is predicted "
@@ -161,7 +160,8 @@ def contact_sheet(of: Classified) -> Figure:
                 1.05, 0.5, f"+{len(best) - shown}", transform=row[-1].transAxes, fontsize="small"
             )
     figure.suptitle(
-        f"left: {shots} labelled images of each class; right: predicted as it", fontsize="small"
+        f"left: {plural(shots, 'labelled image')} of each class; right: predicted as it",
+        fontsize="small",
     )
     return figure
 

@@ -11,7 +11,7 @@ from tests.run.runs import tiny_config
 SIZE = 8
 
 
-def draw(folder: pathlib.Path, classes: int = 20, images: int = 3) -> pathlib.Path:
+def draw(folder: pathlib.Path, classes: int = 30, images: int = 3) -> pathlib.Path:
     """Each class is a pattern, each image the pattern with noise."""
     rng = np.random.default_rng(0)
     for label in range(classes):

@@ -77,7 +77,7 @@ def test_the_sheet_has_a_row_for_each_class(tmp_path: pathlib.Path) -> None:
         (lambda folder: find_images(str(folder), "--support"), "has no images; give a folder of f"),
         (
             lambda folder: classify(untrained(tiny_config(), Inputs((1,), "float32")), [], []),
-            "task.name='sinusoid' classifies no images",
+            "<Model: maml on sinusoid> classifies no images",
         ),
     ],
 )

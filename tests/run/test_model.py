@@ -1,7 +1,9 @@
 """Trained models without their data: adapt, predict, save and load."""
 
+import csv
 import dataclasses
 import pathlib
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +14,12 @@ from PIL import Image
 
 import maml_jax as mj
 from maml_jax.errors import UsageError
-from maml_jax.run.loop import train_and_evaluate
+from maml_jax.run.build import build
+from maml_jax.run.files import Record
+from maml_jax.run.loop import evaluate_run, train_and_evaluate
 from maml_jax.run.model import Model
 from maml_jax.run.problems import Inputs
+from maml_jax.run.report import write_report
 from maml_jax.run.workdir import load_run
 from maml_jax.tasks import sinusoid
 from tests.run.pictures import SIZE, draw, picture_config
@@ -23,15 +28,25 @@ from tests.run.runs import tiny_config
 FORM = Inputs((SIZE, SIZE, 1), "uint8", True)
 
 
+class Trained(NamedTuple):
+    workdir: pathlib.Path
+    images: pathlib.Path  # of its data set, which the run can no longer find
+    record: Record  # of its training, with test episodes of 4 ways
+    fewer: Record  # of an evaluation on 2 ways
+    table: list[dict[str, str]]  # of the episodes of that
+
+
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, pathlib.Path]:
-    """A workdir, and the images of its data set, which the run can no longer find."""
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("model")
-    images = draw(folder / "images")
-    train_and_evaluate(picture_config(images), folder / "run")
+    images, workdir, table = draw(folder / "images"), folder / "run", folder / "episodes.csv"
+    record = train_and_evaluate(picture_config(images, eval__ways=4), workdir)
+    write_report(workdir)
+    fewer = evaluate_run(workdir, {"ways": 2}, table)
     moved = images.rename(folder / "moved")
     (folder / "cache").rename(folder / "no_cache")
-    return folder / "run", moved
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    return Trained(workdir, moved, record, fewer, rows)
 
 
 def untrained(config: ConfigDict, inputs: Inputs = FORM) -> Model:
@@ -47,10 +62,8 @@ def pixels(paths: list[pathlib.Path]) -> np.ndarray:
     return np.stack([255 - np.asarray(Image.open(path))[..., None] for path in paths])
 
 
-def test_a_run_predicts_new_images_without_its_data(
-    trained: tuple[pathlib.Path, pathlib.Path],
-) -> None:
-    workdir, images = trained
+def test_a_run_predicts_new_images_without_its_data(trained: Trained) -> None:
+    workdir, images = trained.workdir, trained.images
     with pytest.raises(UsageError, match="is not a folder"):
         load_run(workdir)
     model = mj.load(workdir)
@@ -74,9 +87,8 @@ def test_a_run_predicts_new_images_without_its_data(
     np.testing.assert_allclose(prediction.logits, logits, rtol=1e-4, atol=1e-5)
 
 
-def test_tasks_at_once_equal_one_at_a_time(trained: tuple[pathlib.Path, pathlib.Path]) -> None:
-    workdir, images = trained
-    model = mj.load(workdir, last=True)
+def test_tasks_at_once_equal_one_at_a_time(trained: Trained) -> None:
+    images, model = trained.images, mj.load(trained.workdir, last=True)
     support = pixels(images_of(images, 0, 6)).reshape(2, 3, SIZE, SIZE, 1)
     query = pixels(images_of(images, 1, 6)).reshape(2, 3, SIZE, SIZE, 1)
     names = [["a", "b", "c"], ["d", "e", "f"]]
@@ -88,11 +100,8 @@ def test_tasks_at_once_equal_one_at_a_time(trained: tuple[pathlib.Path, pathlib.
         assert one.labels == both.labels[task]
 
 
-def test_a_file_holds_all_of_a_model(
-    trained: tuple[pathlib.Path, pathlib.Path], tmp_path: pathlib.Path
-) -> None:
-    workdir, images = trained
-    model = mj.load(workdir)
+def test_a_file_holds_all_of_a_model(trained: Trained, tmp_path: pathlib.Path) -> None:
+    images, model = trained.images, mj.load(trained.workdir)
     path = model.save(tmp_path / "model")
     assert path.name == "model.safetensors"
     loaded = mj.load(path)
@@ -106,7 +115,17 @@ def test_a_file_holds_all_of_a_model(
         mj.load(path)
 
 
-@pytest.mark.parametrize("algorithm", ["maml", "adaptive_k", "meta_sgd", "boil"])
+def test_test_episodes_may_have_other_ways_and_are_listed(trained: Trained) -> None:
+    assert (trained.record["ways"], trained.fewer["ways"]) == (4, 2)
+    assert trained.record["accuracy"][0] < 0.5
+    number, rows = trained.fewer["num_episodes"], trained.table
+    assert [row["parameters"] for row in rows] == ["last"] * number + ["selected"] * number
+    accuracies = np.array([float(row["accuracy_2"]) for row in rows[:number]])
+    assert accuracies.mean() == pytest.approx(trained.fewer["accuracy"][2], rel=1e-6)
+    assert set(accuracies) <= {0, 0.25, 0.5, 0.75, 1}  # of 2 ways with 2 query images
+
+
+@pytest.mark.parametrize("algorithm", ["maml", "adaptive_k", "boil"])
 def test_other_ways_than_those_of_training(algorithm: str) -> None:
     model = untrained(picture_config(pathlib.Path("gone"), algorithm=algorithm))
     images = np.random.default_rng(0).integers(0, 256, (4, SIZE, SIZE, 1), np.uint8)
@@ -116,6 +135,10 @@ def test_other_ways_than_those_of_training(algorithm: str) -> None:
     if algorithm == "boil":
         with pytest.raises(UsageError, match=r"does not adapt head/bias.*at most as many ways"):
             model.adapt(images, range(4))
+        with pytest.raises(UsageError, match=r"does not adapt head/bias"):
+            build(
+                picture_config(pathlib.Path("gone"), algorithm=algorithm, eval__ways=4), inputs=FORM
+            )
         return
     more = model.adapt(images, range(4), num_steps=20).predict(images)
     assert more.logits.shape == (4, 4)
