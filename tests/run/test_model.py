@@ -136,9 +136,8 @@ def test_other_ways_than_those_of_training(algorithm: str) -> None:
         with pytest.raises(UsageError, match=r"does not adapt head/bias.*at most as many ways"):
             model.adapt(images, range(4))
         with pytest.raises(UsageError, match=r"does not adapt head/bias"):
-            build(
-                picture_config(pathlib.Path("gone"), algorithm=algorithm, eval__ways=4), inputs=FORM
-            )
+            config = picture_config(pathlib.Path("gone"), algorithm=algorithm, eval__ways=4)
+            build(config, training=False, inputs=FORM)
         return
     more = model.adapt(images, range(4), num_steps=20).predict(images)
     assert more.logits.shape == (4, 4)
