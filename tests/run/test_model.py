@@ -135,8 +135,8 @@ def test_other_ways_than_those_of_training(algorithm: str) -> None:
     if algorithm == "boil":
         with pytest.raises(UsageError, match=r"does not adapt head/bias.*at most as many ways"):
             model.adapt(images, range(4))
+        config = picture_config(pathlib.Path("gone"), algorithm=algorithm, eval__ways=4)
         with pytest.raises(UsageError, match=r"does not adapt head/bias"):
-            config = picture_config(pathlib.Path("gone"), algorithm=algorithm, eval__ways=4)
             build(config, training=False, inputs=FORM)
         return
     more = model.adapt(images, range(4), num_steps=20).predict(images)
