@@ -15,7 +15,7 @@ from scipy import stats
 
 from maml_jax.errors import UsageError
 from maml_jax.run import files
-from maml_jax.run.config import FREE_KEYS, flatten
+from maml_jax.run.config import FREE_KEYS, completed, flatten
 from maml_jax.run.figures.style import (
     MOST_SERIES,
     STYLE,
@@ -88,7 +88,7 @@ def find_runs(folders: Sequence[str | os.PathLike[str]]) -> list[Run]:
         except UsageError as error:
             note(f"left out: {error}")
             continue
-        runs.append(Run(workdir, dict(flatten(read_config(workdir))), record))
+        runs.append(Run(workdir, dict(flatten(completed(read_config(workdir)))), record))
     if not runs:
         given = ", ".join(map(str, folders))
         raise UsageError(f"no finished run in {given}; give workdirs, or a folder of workdirs")
