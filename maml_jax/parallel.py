@@ -248,13 +248,13 @@ def make_episode_evaluation(
     # Surplus episodes make the shares of all devices equal; they are cut off below.
     indices = np.arange(share * len(devices), dtype=np.int32).reshape(len(devices), share)
 
-    def run(meta_params: MetaParams, key: Array, indices: Array, episodes: PyTree) -> Metrics:
+    def run(indices: Array, meta_params: MetaParams, key: Array, episodes: PyTree) -> Metrics:
         task_keys = keys.task_keys(key, jnp.int32(step), indices)
         given = jax.tree.map(lambda leaf: jnp.asarray(leaf)[indices], episodes)
         of_task = partial(evaluate_task, meta_params)
         return map_tasks(of_task, task_keys, given, chunk=min(chunk, share))
 
-    mapped = jax.pmap(run, AXIS, in_axes=(None, None, 0, None), devices=devices)
+    mapped = jax.pmap(run, AXIS, in_axes=(0, None, None, None), devices=devices)
 
     def evaluation(meta_params: MetaParams, key: Array) -> PerEpisode:
         check_meta_params(meta_params)
@@ -262,7 +262,7 @@ def make_episode_evaluation(
         _check_alive("meta_params", meta_params)
         meta_params = jax.tree.map(strong_array, meta_params)
         parts = [indices] if progress is None else progress(_parts(indices, chunk))
-        per_part = [jax.device_get(mapped(meta_params, key, part, episodes)) for part in parts]
+        per_part = [jax.device_get(mapped(part, meta_params, key, episodes)) for part in parts]
         whole: Any = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *per_part)
         return {name: v.reshape(-1, *v.shape[2:])[:num_episodes] for name, v in whole.items()}
 
