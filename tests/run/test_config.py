@@ -268,7 +268,7 @@ CONV4 = {"model__name": "conv4", "model__normalization": "batch"}
         ({"model__filters": 3}, "has no effect with model.name='mlp'; leave it out, or use conv4"),
         (
             {"model__convolution": "lax"},
-            "; leave it out, or use conv4 or resnet12",
+            "with model.name='mlp'; leave it out, or use conv4 or resnet12",
         ),
         ({"model__hidden": (3,), **IMAGES, **CONV4}, "model.hidden=(3,) has no effect with"),
         ({"model__max_pool": True, **IMAGES}, "model.max_pool=True has no effect"),
