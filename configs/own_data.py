@@ -30,6 +30,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "model.name": "mlp",
         "model.hidden": (128, 64),
         "model.kernel_init": "he",
+        "inner.step_size": 0.5,
     },
 }
 
