@@ -104,6 +104,18 @@ def cores_that_divide(tasks: int) -> int:
     return largest_divisor(tasks, len(os.sched_getaffinity(0)))
 
 
+def _check_call(state: TrainState, episodes: PyTree, axes: tuple[int, int]) -> None:
+    if not isinstance(state, TrainState):
+        raise TypeError(f"state is {describe(state)}; use state, metrics = train(state, n)")
+    _check_alive("state", state)
+    for leaf in jax.tree.leaves(episodes):
+        if np.shape(leaf)[:2] != axes:
+            raise UsageError(
+                f"episodes have an array of shape {np.shape(leaf)}; its first axes must be "
+                f"[num_steps, meta_batch_size] = {list(axes)}"
+            )
+
+
 def make_train_loop(
     train_step: TrainStepFn,
     *,
@@ -164,22 +176,11 @@ def make_train_loop(
     def split(leaf: np.ndarray) -> np.ndarray:  # [n, B, ...] -> [D, n, B / D, ...]
         return np.moveaxis(leaf.reshape(len(leaf), *task_indices.shape, *leaf.shape[2:]), 1, 0)
 
-    def check(state: TrainState, num_steps: int, episodes: PyTree) -> None:
-        if not isinstance(state, TrainState):
-            raise TypeError(f"state is {describe(state)}; use state, metrics = train(state, n)")
-        _check_alive("state", state)
-        for leaf in jax.tree.leaves(episodes):
-            if np.shape(leaf)[:2] != (num_steps, meta_batch_size):
-                raise UsageError(
-                    f"episodes have an array of shape {np.shape(leaf)}; its first axes must be "
-                    f"[num_steps, meta_batch_size] = [{num_steps}, {meta_batch_size}]"
-                )
-
     def loop(
         state: TrainState, num_steps: int, episodes: PyTree = None
     ) -> tuple[TrainState, Metrics]:
         num_steps = check_count("num_steps", num_steps)
-        check(state, num_steps, episodes)
+        _check_call(state, episodes, (num_steps, meta_batch_size))
         state = jax.device_put(state, replicated)
         result: tuple[TrainState, Metrics] = dispatch(
             state, task_indices, jax.tree.map(split, episodes), num_steps

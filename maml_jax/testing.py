@@ -56,7 +56,7 @@ def check_inner_optimizer(name: str) -> None:
     - Directions and meta-gradients are finite where an inner gradient is exactly 0.
     - On a small network with tanh, the meta-gradients `exact` and `reverse` agree with each other
       and with finite differences in float64.
-    - A coordinate with gate 0 stays where it is, and its gradient does not change the others.
+    - The gradient of a coordinate with gate 0 does not change the others.
 
     Raises:
       AssertionError: the entry fails one of these.
@@ -148,8 +148,6 @@ def _check_in_inner_loop(of: str, name: str) -> None:
         calm = _Case(on=1.0 - halted)
         wild = calm._replace(wild=halted * np.array([50.0, 50, 50, -10, 100, -25]))
         (_, tame), (_, shaken) = run(start, calm)[0], run(start, wild)[0]
-        last = shaken[1][halt:, -1]
-        _must(f"{of} not move a halted coordinate", np.testing.assert_array_equal, last, last[0])
         must = f"{of} not let the gradient of a halted coordinate change the others"
         _must(must, chex.assert_trees_all_close, shaken, tame, rtol=1e-6)
     shifts = 1e-5 * np.eye(start.size)

@@ -81,13 +81,6 @@ def without_extra_args() -> optax.GradientTransformationExtraArgs:
     return stateless(lambda updates, state, params=None: (updates, state))
 
 
-def divided_by_the_gate() -> optax.GradientTransformationExtraArgs:
-    def update(updates: Any, state: Any, params: Any = None, *, gate: Any, **extra: Any) -> Any:
-        return jax.tree.map(jnp.divide, updates, gate), state
-
-    return stateless(update)
-
-
 def divided_by_the_norm(offset: float) -> optax.GradientTransformation:
     def update(updates: Any, params: Any) -> Any:
         squared = offset + optax.tree.norm(updates, squared=True)
@@ -122,7 +115,6 @@ WRONG_OPTIMIZERS = {
         "finite directions where an inner gradient",
     ),
     "adam_of_optax": (optax.scale_by_adam, "finite meta-gradients where an inner gradient"),
-    "divided_by_the_gate": (divided_by_the_gate, "not move a halted coordinate"),
     "norm_of_all": (lambda: divided_by_the_norm(1.0), "not let the gradient of a halted"),
     "constant": (lambda: on_gradients(jax.lax.stop_gradient), "agree with finite differences"),
     "another": (another_one_each_time, "agree with reverse mode"),

@@ -45,6 +45,8 @@ def test_an_argument_without_dashes_is_refused(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["train", "config.seed=3"])
     monkeypatch.setattr(cli, "prepare_jax", lambda: None)
+    # Other tests may have imported binaries, whose flags are required.
+    monkeypatch.setattr(cli.app, "run", lambda main, flags_parser: main(sys.argv))
     with pytest.raises(SystemExit) as stop:
         cli.run(lambda arguments: None)
     assert stop.value.code == 2
