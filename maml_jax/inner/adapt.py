@@ -1,6 +1,7 @@
 """The inner loop, which is the only loop over inner steps in the code base."""
 
 import dataclasses
+from typing import NamedTuple, cast
 
 import chex
 import jax
@@ -8,25 +9,34 @@ import jax.numpy as jnp
 
 from maml_jax import keys
 from maml_jax.checks import check_carry, check_meta_params, loss_and_aux
-from maml_jax.inner.meta_gradients import META_GRADIENTS, InnerInputs, MetaGradient
+from maml_jax.inner.meta_gradients import (
+    META_GRADIENTS,
+    InnerInputs,
+    MetaGradient,
+    through_the_steps,
+)
 from maml_jax.inner.optimizers.registry import sgd
+from maml_jax.inner.segments import Changing, Part, checkpointed_scan, like, restrict
 from maml_jax.inner.step import (
     add_proximal,
     depends_on,
     keep_cotangents_finite,
     keeping_dtypes,
+    proximal_term,
     reads_loss,
     share_on,
     take_step,
 )
 from maml_jax.inner.step_sizes import broadcast
 from maml_jax.lengths.gates import always_on
+from maml_jax.lengths.schedule import Schedule, Segment
 from maml_jax.params import (
     check_adapted,
     everything,
     merge_params,
     split_floats,
     split_params,
+    with_paths,
 )
 from maml_jax.types import (
     Adaptation,
@@ -103,6 +113,10 @@ class InnerLoop:
       adapts: selects the adapted parameters by path ("layer/kernel"); the others are frozen at θ.
       at_step: (params, k) -> the parameters that losses and monitor see at step k, for parameters
         that hold a row for every inner step (the normalization of MAML++).
+      schedule: which tensors move in which steps, known when the loop is compiled: the others are
+        not differentiated (`maml_jax.lengths.schedule_of`). None: all of them, in all steps.
+      checkpoint_segments: in how many pieces the steps are cut for the backward pass, which keeps
+        the parameters between pieces and recomputes what lies within. None: √K from K = 32 on.
 
     Raises:
       ValueError: `optimizer` is a transform instead of a function that makes one, `num_steps` is
@@ -132,6 +146,8 @@ class InnerLoop:
     proximal: float = 0.0
     adapts: PathPredicate = everything
     at_step: AtStepFn = same_at_every_step
+    schedule: Schedule | None = None
+    checkpoint_segments: int | None = None
 
     def __post_init__(self) -> None:
         """Checks the values."""
@@ -215,9 +231,95 @@ class InnerLoop:
                 "meta_params.lengths has learned lengths, but the inner loop has no gates; give "
                 "gates=Gates(...).hard or .soft(), or an empty meta_params.lengths"
             )
-        return _adapt(
-            self, meta_params, support, key, monitor, jnp.asarray(start, jnp.int32), carry
+        return _adapt(self, meta_params, support, key, monitor, start, carry)
+
+    def segments(self, adapted: Params, start: int = 0) -> tuple[Segment, ...]:
+        """The segments of a call, whose steps move the same tensors.
+
+        Args:
+          adapted: the adapted parameters (arrays or shapes), with None in place of the frozen ones.
+          start: see `__call__`.
+
+        Raises:
+          ValueError: the schedule is not one of these tensors.
+        """
+        if self.schedule is None:
+            return (Segment(start, self.num_steps, frozenset(with_paths(adapted))),)
+        self.schedule.check(adapted)
+        return self.schedule.segments(self.num_steps, start)
+
+
+class _Task(NamedTuple):
+    """What the segments of one task share."""
+
+    loop: InnerLoop
+    meta_params: MetaParams
+    key: Array
+    origin: Params  # θ of the adapted parameters
+    loss: Part
+    monitor: Part
+
+    def narrow(self, segment: Segment, adapted: Params) -> "_Task":
+        """Evaluates what is known once only the tensors of the segment move."""
+        k = jnp.zeros((), jnp.int32)
+        return self._replace(
+            loss=self.loss.narrow(segment, Changing(adapted, k, self.key)),
+            monitor=self.monitor.narrow(segment, Changing(adapted, k)),
         )
+
+    def inner_loss(self, params: Params, inputs: InnerInputs) -> tuple[Array, PyTree]:
+        """The support loss of the tensors that move."""
+        result: tuple[Array, PyTree] = self.loss.fn(
+            Changing(params, inputs.k, inputs.key), inputs.values
+        )
+        return result
+
+    def inputs_at(self, k: Array, frozen: Params = ()) -> InnerInputs:
+        """The inputs of the support loss at a step."""
+        return InnerInputs(keys.inner_step_key(self.key, k), k, self.loss.values, frozen)
+
+    def watch(self, moving: Params, k: Array) -> PyTree:
+        """What the monitor sees."""
+        return self.monitor.fn(Changing(moving, k), self.monitor.values)
+
+    def run(
+        self, segment: Segment, carry: tuple[Params, PyTree], *, loss_is_read: bool
+    ) -> tuple[tuple[Params, PyTree], PyTree]:
+        """Takes the steps of a segment: (carry, (losses, aux, gates on, monitored))."""
+        loop, meta_params = self.loop, self.meta_params
+        moving, resting = split_params(carry[0], segment.moves)
+        origin = like(self.origin, moving)
+        optimizer = keeping_dtypes(loop.optimizer(meta_params.optimizer))
+        restricted = restrict(optimizer, carry[1], moving, resting)
+        inner_gradient = loop.estimator.inner_gradient_of(self.inner_loss, with_loss=loss_is_read)
+
+        def step(carry: tuple[Params, PyTree], k: Array) -> tuple[PyTree, PyTree]:
+            adapted = merge_params(carry[0], resting)
+            gates = like(loop.gates(meta_params.lengths, adapted, k), moving)
+            alphas = like(loop.step_sizes(meta_params.step_sizes, adapted, k), moving)
+            halted = None
+            if loop.gates is not always_on:
+                halted = jax.tree.map(lambda gate: jnp.equal(gate, 0), gates)
+            params = carry[0] if halted is None else keep_cotangents_finite(carry[0], halted)
+            (loss, aux), grads = inner_gradient(params, self.inputs_at(k))
+            objective, grads = add_proximal(loop.proximal, loss, grads, carry[0], origin)
+            if loop.proximal and jax.tree.leaves(resting):
+                left = like(self.origin, resting)
+                objective += proximal_term(loop.proximal, resting, left, loss.dtype)
+            value = objective if loss_is_read else jax.lax.stop_gradient(objective)
+            carry = take_step(restricted.optimizer, carry, (value, grads), gates, alphas, halted)
+            share = share_on(gates, carry[0], meta_params.init)
+            return carry, (jax.lax.stop_gradient(loss), aux, share, self.watch(carry[0], k + 1))
+
+        def idle_step(carry: tuple[Params, PyTree], k: Array) -> tuple[PyTree, PyTree]:
+            result = jax.lax.stop_gradient(self.inner_loss(carry[0], self.inputs_at(k)))
+            return carry, (*result, jnp.zeros(()), self.watch(carry[0], k + 1))
+
+        take = loop.estimator.wrap_step(step if segment.moving else idle_step)
+        steps = segment.start + jnp.arange(segment.num_steps, dtype=jnp.int32)
+        first = (moving, restricted.state)
+        (moving, state), outputs = checkpointed_scan(take, first, steps, loop.checkpoint_segments)
+        return (merge_params(moving, resting), restricted.restore(state)), outputs
 
 
 def _adapt(
@@ -226,60 +328,48 @@ def _adapt(
     support: PyTree,
     key: Array,
     monitor: Monitor,
-    first_step: Array,
+    start: int,
     carry: PyTree,
 ) -> Adaptation:
     estimator = loop.estimator
     check_adapted(meta_params.init, loop.adapts)
     origin, frozen = split_params(meta_params.init, loop.adapts)
-    made = loop.optimizer(meta_params.optimizer)
-    optimizer = keeping_dtypes(made)
-    first_carry = (origin, optimizer.init(origin))
+    optimizer = loop.optimizer(meta_params.optimizer)
+    first_carry = (origin, keeping_dtypes(optimizer).init(origin))
     carry = first_carry if carry is None else check_carry(carry, first_carry)
+    loss_is_read = estimator.with_loss is not None and reads_loss(optimizer, carry[1], origin)
 
-    def seen(adapted: Params, frozen: Params, k: Array) -> Params:
-        return loop.at_step(merge_params(adapted, frozen), k)
+    def seen(changing: Changing, frozen: Params) -> Params:
+        return loop.at_step(merge_params(changing.params, frozen), changing.k)
 
-    def watch(adapted: Params, k: Array) -> PyTree:
-        return monitor(seen(adapted, frozen, k), k)
+    def loss(changing: Changing, constant: tuple[Params, PyTree]) -> tuple[Array, PyTree]:
+        return loss_and_aux(
+            loop.loss(seen(changing, constant[0]), constant[1], cast(Array, changing.key))
+        )
 
-    def support_loss(adapted: Params, inputs: InnerInputs) -> tuple[Array, PyTree]:
-        params = seen(adapted, inputs.frozen, inputs.k)
-        return loss_and_aux(loop.loss(params, inputs.support, inputs.key))
+    def watch(changing: Changing, frozen: Params) -> PyTree:
+        return monitor(seen(changing, frozen), changing.k)
 
-    inputs = InnerInputs(frozen, support, key, first_step)
-    loss_is_read = estimator.with_loss is not None and reads_loss(made, carry[1], origin)
-    inner_gradient, closed_over = estimator.inner_gradient_of(
-        support_loss, carry[0], inputs, with_loss=loss_is_read
-    )
-
-    def inputs_at(k: Array) -> InnerInputs:
-        return InnerInputs(frozen, support, keys.inner_step_key(key, k), k, closed_over)
-
-    def step(carry: PyTree, k: Array) -> tuple[PyTree, PyTree]:
-        adapted = carry[0]
-        gates = loop.gates(meta_params.lengths, adapted, k)
-        alphas = loop.step_sizes(meta_params.step_sizes, adapted, k)
-        halted = None
-        if loop.gates is not always_on:
-            halted = jax.tree.map(lambda gate: jnp.equal(gate, 0), gates)
-        params = adapted if halted is None else keep_cotangents_finite(adapted, halted)
-        (loss, aux), grads = inner_gradient(params, inputs_at(k))
-        objective, grads = add_proximal(loop.proximal, loss, grads, adapted, origin)
-        value = objective if loss_is_read else jax.lax.stop_gradient(objective)
-        carry = take_step(optimizer, carry, (value, grads), gates, alphas, halted)
-        share = share_on(gates, carry[0], meta_params.init)
-        return carry, (jax.lax.stop_gradient(loss), aux, share, watch(carry[0], k + 1))
-
-    first = watch(carry[0], first_step)
-    steps = first_step + jnp.arange(loop.num_steps, dtype=jnp.int32)
-    carry, (losses, aux, gates_on, watched) = jax.lax.scan(estimator.wrap_step(step), carry, steps)
+    of_loss, of_monitor = Part(loss, (frozen, support)), Part(watch, frozen)
+    task = whole = _Task(loop, meta_params, key, origin, of_loss, of_monitor)
+    moved, collected = origin, list[PyTree]()
+    for segment in loop.segments(origin, start):
+        task = task.narrow(segment, like(carry[0], moved))
+        moved = split_params(carry[0], segment.moves)[0]
+        if not collected:
+            first = task.watch(moved, jnp.asarray(start, jnp.int32))
+        carry, outputs = task.run(segment, carry, loss_is_read=loss_is_read)
+        collected.append(outputs)
+    losses, aux, gates_on, watched = jax.tree.map(lambda *of: jnp.concatenate(of), *collected)
     chex.assert_shape((losses, gates_on), (loop.num_steps,))
     monitored = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, watched)
     if estimator.only_init and loop.num_steps:
         monitored = _without_derivative(monitored)
-    last_step = first_step + loop.num_steps
-    adapted, frozen = estimator.finish(
-        inner_gradient, origin, carry[0], inputs_at(last_step), loop.proximal
-    )
-    return Adaptation(seen(adapted, frozen, last_step), losses, gates_on, monitored, aux, carry)
+    last_step, adapted = jnp.asarray(start + loop.num_steps, jnp.int32), carry[0]
+    if estimator.finish is not through_the_steps:
+        whole = whole.narrow(Segment(start, 0, frozenset(with_paths(origin))), carry[0])
+        gradient = estimator.inner_gradient_of(whole.inner_loss)
+        inputs = whole.inputs_at(last_step, frozen)
+        adapted, frozen = estimator.finish(gradient, origin, carry[0], inputs, loop.proximal)
+    done = seen(Changing(adapted, last_step), frozen)
+    return Adaptation(done, losses, gates_on, monitored, aux, carry)

@@ -35,11 +35,10 @@ ValueAndGradient = tuple[tuple[Array, PyTree], Params]  # ((loss, aux), gradient
 class InnerInputs(NamedTuple):
     """Everything that the loss of an inner step depends on, apart from the adapted parameters."""
 
-    frozen: Params
-    support: PyTree
     key: Array  # [], of this step
     k: Array  # [], index of the step
-    closed_over: PyTree = ()  # traced values that the loss closes over
+    values: PyTree  # made of frozen parameters, support data, and what the loss closes over
+    frozen: Params = ()  # only for `FinishFn`
 
 
 Residuals = tuple[Params, InnerInputs]
@@ -96,18 +95,18 @@ class MetaGradient(NamedTuple):
     # None: the loss is a constant for them.
     with_loss: Callable[[InnerLoss], InnerGradient] | None = None
 
-    def inner_gradient_of(
-        self, loss_fn: InnerLoss, params: Params, inputs: InnerInputs, *, with_loss: bool = False
-    ) -> tuple[InnerGradient, list[Array]]:
-        """Returns (inner_gradient, closed_over) of a loss that may close over traced values.
+    def inner_gradient_of(self, loss_fn: InnerLoss, *, with_loss: bool = False) -> InnerGradient:
+        """Returns the value and gradient of a loss, which `keep_gradients` can name.
 
-        The arguments are those of `without_closure`. inner_gradient needs closed_over in its
-        inputs, and it names its gradients for `keep_gradients`. Its aux is a constant, and so is
-        its loss, unless `with_loss` is true and the estimator has such a gradient.
+        Its aux is a constant, and so is its loss, unless `with_loss` is true and the estimator has
+        such a gradient.
+
+        Args:
+          loss_fn: a loss that closes over no traced value.
+          with_loss: whether the inner optimizer reads the loss.
         """
-        pure_loss, closed_over = without_closure(loss_fn, params, inputs)
         make = self.with_loss if with_loss else None
-        gradient = (make or self.inner_gradient)(pure_loss)
+        gradient = (make or self.inner_gradient)(loss_fn)
         name: Callable[[PyTree, str], PyTree] = checkpoint_name
 
         def inner_gradient(params: Params, inputs: InnerInputs) -> ValueAndGradient:
@@ -115,35 +114,7 @@ class MetaGradient(NamedTuple):
             loss = name(loss, _KEPT) if make else jax.lax.stop_gradient(loss)
             return (loss, jax.lax.stop_gradient(aux)), name(grads, _KEPT)
 
-        return inner_gradient, closed_over
-
-
-def without_closure(
-    loss_fn: InnerLoss, params: Params, inputs: InnerInputs
-) -> tuple[InnerLoss, list[Array]]:
-    """Turns everything that a loss closes over into an input.
-
-    A custom derivative rule only sees arguments, and a scan cannot lift what the rule closes over.
-    jax.closure_convert only converts floats; a loss may also close over a task index or a key.
-
-    Args:
-      loss_fn: the loss of an inner step.
-      params: adapted parameters; only their shapes and dtypes matter.
-      inputs: inputs without closed_over; only their shapes and dtypes matter.
-
-    Returns:
-      (pure, closed_over) with loss_fn(params, inputs) = pure(params, inputs with closed_over).
-    """
-    jaxpr, shapes = jax.make_jaxpr(loss_fn, return_shape=True)(params, inputs)
-    structure = jax.tree.structure(shapes)
-
-    def pure(params: Params, inputs: InnerInputs) -> tuple[Array, PyTree]:
-        own = jax.tree.leaves((params, inputs._replace(closed_over=())))
-        flat = jax.core.eval_jaxpr(jaxpr.jaxpr, inputs.closed_over, *own)
-        result: tuple[Array, PyTree] = jax.tree.unflatten(structure, flat)
-        return result
-
-    return pure, jaxpr.consts
+        return inner_gradient
 
 
 def reverse(loss_fn: InnerLoss) -> InnerGradient:

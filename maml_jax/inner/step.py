@@ -45,8 +45,15 @@ def add_proximal(
     if not proximal:
         return loss, grads
     away = jax.tree.map(jnp.subtract, adapted, origin)
-    value = loss + (proximal / 2 * optax.tree.norm(away, squared=True)).astype(loss.dtype)
-    return value, jax.tree.map(lambda g, d: g + proximal * d, grads, away)
+    grads = jax.tree.map(lambda g, d: g + proximal * d, grads, away)
+    return loss + proximal_term(proximal, adapted, origin, loss.dtype), grads
+
+
+def proximal_term(proximal: float, adapted: Params, origin: Params, dtype: Any) -> Array:
+    """λ/2 ‖θ_k − θ‖²."""
+    away = jax.tree.map(jnp.subtract, adapted, origin)
+    term: Array = (proximal / 2 * optax.tree.norm(away, squared=True)).astype(dtype)
+    return term
 
 
 def finite_where_halted(halted: PyTree | None, tree: PyTree) -> PyTree:

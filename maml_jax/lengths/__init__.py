@@ -14,6 +14,7 @@ from maml_jax.lengths.cost import (
 )
 from maml_jax.lengths.flops import StepCosts, count_flops, inner_compute, step_costs
 from maml_jax.lengths.gates import GATES, Gate, Gates, Step, always_on, register_gate
+from maml_jax.lengths.schedule import Schedule, Segment, schedule_of
 
 __all__ = [
     "GATES",
@@ -22,6 +23,8 @@ __all__ = [
     "Gate",
     "Gates",
     "LearnedLengths",
+    "Schedule",
+    "Segment",
     "Step",
     "StepCosts",
     "always_on",
@@ -31,5 +34,6 @@ __all__ = [
     "inner_compute",
     "mean_length_cost",
     "register_gate",
+    "schedule_of",
     "step_costs",
 ]

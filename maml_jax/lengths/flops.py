@@ -32,7 +32,8 @@ from maml_jax.types import Array, LossFn, Params, PathPredicate, PyTree
 Arguments = TypeVarTuple("Arguments")
 
 
-def _inner_jaxprs(equation: JaxprEqn) -> Iterator[Jaxpr]:
+def inner_jaxprs(equation: JaxprEqn) -> Iterator[Jaxpr]:
+    """The programs that an equation calls."""
     for value in equation.params.values():
         for item in value if isinstance(value, tuple | list) else (value,):
             jaxpr = getattr(item, "jaxpr", item)
@@ -45,7 +46,8 @@ def _shape(variable: Any) -> Shape:
     return shape
 
 
-def _count_equation(equation: JaxprEqn) -> float:
+def count_equation(equation: JaxprEqn) -> float:
+    """FLOPs of the matrix products and convolutions of an equation."""
     name = equation.primitive.name
     outputs = math.prod(_shape(equation.outvars[0])) if equation.outvars else 0
     if name == "dot_general":
@@ -59,12 +61,12 @@ def _count_equation(equation: JaxprEqn) -> float:
         zeros = math.prod(equation.params["lhs_dilation"])
         return float(2 * outputs * math.prod(kernel) / filters / zeros)
     repeats = equation.params["length"] if name == "scan" else 1
-    inner = [_count(jaxpr) for jaxpr in _inner_jaxprs(equation)]
+    inner = [_count(jaxpr) for jaxpr in inner_jaxprs(equation)]
     return float(repeats * (max(inner, default=0) if name == "cond" else sum(inner)))
 
 
 def _count(jaxpr: Jaxpr) -> float:
-    return sum(map(_count_equation, jaxpr.eqns), 0.0)
+    return sum(map(count_equation, jaxpr.eqns), 0.0)
 
 
 def count_flops(fn: Callable[[*Arguments], PyTree], *examples: *Arguments) -> float:
@@ -123,12 +125,12 @@ def _parts(jaxpr: Jaxpr, tensors: Sequence[frozenset[str]]) -> tuple[Parts, list
         return known.get(atom, frozenset()) if isinstance(atom, Var) else frozenset()
 
     for equation in jaxpr.eqns:
-        read, inner = [of(atom) for atom in equation.invars], [*_inner_jaxprs(equation)]
+        read, inner = [of(atom) for atom in equation.invars], [*inner_jaxprs(equation)]
         if len(inner) == 1 and equation.primitive.name not in ("scan", "while"):
             more, outputs = _parts(inner[0], read)
         else:
             together = frozenset[str]().union(*read)
-            more = [(_count_equation(equation), together)]
+            more = [(count_equation(equation), together)]
             outputs = [together] * len(equation.outvars)
         parts += more
         known.update(zip(equation.outvars, outputs, strict=True))

@@ -20,13 +20,16 @@ Coefficient = PyTree  # a scalar, or a tree that broadcasts to the parameters
 def map_unmasked(fn: Callable[..., Array], tree: PyTree, *per_leaf: PyTree) -> PyTree:
     """Maps fn over the leaves of a tree and over what `per_leaf` has in their places.
 
-    Leaves that `optax.masked` or `optax.partition` has masked stay masked.
+    None, and leaves that `optax.masked` or `optax.partition` has masked, stay as they are.
     """
 
-    def apply(leaf: Any, *others: Any) -> Any:
-        return leaf if isinstance(leaf, optax.MaskedNode) else fn(leaf, *others)
+    def is_left_out(leaf: Any) -> bool:
+        return leaf is None or isinstance(leaf, optax.MaskedNode)
 
-    return jax.tree.map(apply, tree, *per_leaf, is_leaf=lambda of: isinstance(of, optax.MaskedNode))
+    def apply(leaf: Any, *others: Any) -> Any:
+        return leaf if is_left_out(leaf) else fn(leaf, *others)
+
+    return jax.tree.map(apply, tree, *per_leaf, is_leaf=is_left_out)
 
 
 def scale(coefficient: Coefficient, tree: PyTree) -> PyTree:
