@@ -19,6 +19,7 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
+from maml_jax.errors import first_line
 from maml_jax.inner.adapt import InnerLoop
 from maml_jax.inner.optimizers import registry
 from maml_jax.lengths.gates import GATES, Gates
@@ -326,7 +327,13 @@ def check_model(name: str, **overrides: Any) -> None:
     model = build_model(_resolve({"model.name": name} | task | overrides), 4)
     keys = jax.random.split(jax.random.key(0), 2)
     inputs = jax.random.normal(keys[0], (6, 16, 16, 1) if images else (6, 3))
-    variables = jax.jit(jax.vmap(model.init, (0, None)))(keys, inputs)
+    try:
+        variables = jax.jit(jax.vmap(model.init, (0, None)))(keys, inputs)
+    except (TypeError, ValueError) as error:
+        raise AssertionError(
+            f"{of} take inputs {list(inputs.shape)} ({first_line(error)}); a network for images is "
+            "registered with images_only=True"
+        ) from error
     assert set(variables) == {"params"}, f"{of} have no variables but parameters"
 
     def total(variables: Params) -> tuple[Array, Array]:

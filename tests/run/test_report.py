@@ -69,7 +69,7 @@ def summary(page: str) -> list[str]:
                 r"On 16 test tasks with 5 support points the mean squared error \w+ from a mean of "
                 r"\d\.\d+\s±\s\d\.\d+ \(median \d\.\d+\) before adaptation to \d\.\d+\s±\s\d\.\d+ "
                 r"\(median \d\.\d+\) after 6 inner steps; .*diverged\.",
-                r"For comparison, the oracle baseline reaches .*\.",
+                r"For comparison, the oracle baseline \(told amplitude and phase\) reaches .*\.",
             ],
         ),
         (
