@@ -7,6 +7,7 @@ import runpy
 import sys
 import traceback
 from collections.abc import Callable
+from logging import Formatter
 from typing import Any
 
 import jax
@@ -170,6 +171,8 @@ def run(main: Callable[[list[str]], Any], *, takes_arguments: bool = False) -> N
             raise UsageError(f"unexpected argument {arguments[1]!r}; flags begin with --")
         main(arguments)
 
+    logging.use_absl_handler()  # instead of one that orbax's import adds: messages appear once
+    logging.get_absl_handler().setFormatter(Formatter("%(message)s"))
     prepare_streams()
     for name in {"workdir", "config", "import"} & set(flags.FLAGS):  # else --help leaves them out
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])

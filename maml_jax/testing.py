@@ -19,6 +19,7 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
+from maml_jax.errors import first_line
 from maml_jax.inner.adapt import InnerLoop
 from maml_jax.inner.optimizers import registry
 from maml_jax.lengths.gates import GATES, Gates
@@ -53,6 +54,7 @@ def check_inner_optimizer(name: str) -> None:
 
     - `update` accepts the extra args `gate`, `step_size` and `value`, and keeps the shapes and the
       dtypes, float32 or bfloat16, of gradients and state: it is traced once for all steps.
+    - The first directions point uphill, because the inner loop subtracts them.
     - Directions and meta-gradients are finite where an inner gradient is exactly 0.
     - On a small network with tanh, the meta-gradients `exact` and `reverse` agree with each other
       and with finite differences in float64.
@@ -89,6 +91,8 @@ def _check_update(of: str, name: str, params: Params) -> None:
 
     given = jax.eval_shape(lambda grads: (grads, transform.init(grads)), params)
     made = _must(f"{of} accept gate, step_size and value", jax.eval_shape, update, *given)
+    must = f"{of} return directions that point uphill; as_direction changes their sign"
+    assert not registry.points_downhill(transform, params), must
     must = f"{of} keep the shapes and dtypes of gradients and state, or each step is traced anew"
     assert made == given, f"{must}: {given} became {made}"
 
@@ -323,7 +327,13 @@ def check_model(name: str, **overrides: Any) -> None:
     model = build_model(_resolve({"model.name": name} | task | overrides), 4)
     keys = jax.random.split(jax.random.key(0), 2)
     inputs = jax.random.normal(keys[0], (6, 16, 16, 1) if images else (6, 3))
-    variables = jax.jit(jax.vmap(model.init, (0, None)))(keys, inputs)
+    try:
+        variables = jax.jit(jax.vmap(model.init, (0, None)))(keys, inputs)
+    except (TypeError, ValueError) as error:
+        raise AssertionError(
+            f"{of} take inputs {list(inputs.shape)} ({first_line(error)}); a network for images is "
+            "registered with images_only=True"
+        ) from error
     assert set(variables) == {"params"}, f"{of} have no variables but parameters"
 
     def total(variables: Params) -> tuple[Array, Array]:

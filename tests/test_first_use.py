@@ -143,6 +143,10 @@ MISTAKES = {  # call -> what its message says
         lambda: InnerLoop(bowl, optax.sgd(0.1), num_steps=1),
         "give a function .* as_direction",
     ),
+    "updates as directions": (
+        lambda: InnerLoop(bowl, lambda hyper: optax.adamw(0.1), num_steps=1),
+        "point downhill.* use as_direction",
+    ),
     "parameters as carry": (lambda: adapt(carry=PARAMS), "carry .*None to start from"),
     "state used again": (reuse_a_state, "state was given to a train loop, which reuses its memory"),
     "meta-parameters used again": (reuse_meta_params, "meta_params was given to a train loop"),

@@ -109,6 +109,7 @@ WRONG_OPTIMIZERS = {
     "without_extra_args": (without_extra_args, "accept gate, step_size and value"),
     "with_an_if": (with_an_if, "accept gate, step_size and value"),
     "float32_only": (lambda: on_gradients(jnp.float32), "keep the shapes and dtypes"),
+    "downhill": (lambda: optax.sgd(0.1), "return directions that point uphill"),
     "growing_state": (growing_state, "keep the shapes and dtypes"),
     "divided_by_the_norm": (
         lambda: divided_by_the_norm(0.0),

@@ -5,7 +5,7 @@ from collections import defaultdict
 import numpy as np
 
 from experiments.publish import results
-from experiments.publish.formats import markdown, with_origin
+from experiments.publish.formats import DIVERGED, LARGEST, markdown, with_origin
 from experiments.publish.results import Record
 
 
@@ -78,6 +78,11 @@ def benchmark_resnet12() -> str:
     return with_origin(markdown(head, rows), record)
 
 
+def _error(of: float) -> str:
+    """An error relative to that at the start, or that it has grown."""
+    return f"{of:.1e}" if of < LARGEST else DIVERGED
+
+
 def rates() -> str:
     """Last error of every method on the quadratics, and how often it restarted."""
     record = results.read("acceleration_rates")
@@ -86,7 +91,7 @@ def rates() -> str:
     def cell(condition: str, method: str) -> str:
         number = restarts[condition].get(method)
         text = "" if number is None else f" ({number} restart{'s' * (number != 1)})"
-        return f"{errors[condition][method][-1]:.1e}{text}"
+        return f"{_error(errors[condition][method][-1])}{text}"
 
     rows = [
         [method, *(cell(of, method) for of in errors)] for method in next(iter(errors.values()))

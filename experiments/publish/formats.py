@@ -5,9 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from experiments.publish.results import Record
+from maml_jax.run.comparison import over_seeds
+from maml_jax.run.formats import interval
 
 LOSSES = {"loss": "MSE", "loss_median": "median"}  # over tasks
 EQUAL_COMPUTE = 0.05  # largest relative difference of C that counts as equal
+DIVERGED = "diverged"  # what stands for a number that a few diverged tasks decide
+LARGEST = 1e4  # loss that is shown
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -21,11 +25,22 @@ def with_origin(table: str, record: Record) -> str:
     return f"{table}\n\n{record['hardware']}; `{record['command']}`."
 
 
-def mean_ci(records: Sequence[Record], step: int) -> str:
-    """Mean loss over seeds after an inner step, with the 95% interval of independent estimates."""
+def mean_ci(records: Sequence[Record], step: int = -1, measure: str = "loss") -> str:
+    """Mean over seeds after an inner step, with the 95% t-interval; an accuracy in %.
+
+    Of one run, the interval is that over its test episodes.
+    """
+    values = [(of[measure][step], of[f"{measure}_ci95"][step]) for of in records]
+    if not np.mean([value for value, _ in values]) < LARGEST:
+        return DIVERGED
+    return interval(*over_seeds(values), percent=measure == "accuracy")
+
+
+def over_tasks(records: Sequence[Record], step: int) -> str:
+    """Mean loss over seeds and tasks after an inner step, with the 95% interval over tasks."""
     mean = np.mean([record["loss"][step] for record in records])
     ci95 = np.sqrt(np.sum([record["loss_ci95"][step] ** 2 for record in records])) / len(records)
-    return f"{mean:.3f} ± {ci95:.3f}" if mean < 1e4 else f"{mean:.0e} ± {ci95:.0e}"
+    return interval(float(mean), float(ci95)) if mean < LARGEST else DIVERGED
 
 
 def verdict(difference: float, half_width: float, accuracy: bool) -> str:
@@ -56,14 +71,18 @@ def against(
     says = fair_verdict(difference, half_width, accuracy, relative_compute)
     if accuracy:
         return f"{100 * difference:+.2f} ± {100 * half_width:.2f} {says}"
+    if not max(abs(difference), half_width) < LARGEST:
+        return DIVERGED
     form = _form(max(abs(difference), half_width))
     return f"{difference:+{form}} ± {half_width:{form}} {says}"
 
 
 def value(number: float, accuracy: bool) -> str:
     """A loss, or an accuracy in %."""
+    if not abs(number) < LARGEST:
+        return DIVERGED
     return f"{100 * number:.2f}" if accuracy else f"{number:{_form(number)}}"
 
 
 def _form(loss: float) -> str:
-    return ".4f" if loss < 0.02 else ".3f" if loss < 1e4 else ".0e"
+    return ".4f" if loss < 0.02 else ".3f"

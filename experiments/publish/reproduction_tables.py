@@ -1,13 +1,15 @@
 """Tables of runs beside published results: the sinusoid, images, and the list of algorithms."""
 
+import re
 from collections import defaultdict
 
 import numpy as np
 
 from experiments.publish import results
-from experiments.publish.formats import LOSSES, markdown, mean_ci, value
+from experiments.publish.formats import LOSSES, markdown, mean_ci, over_tasks, value, with_origin
 from experiments.publish.results import Record
 from maml_jax.run.algorithms import ALGORITHMS
+from maml_jax.run.formats import diverged, number
 
 PUBLISHED = {"maml": (0.67, 0.38, 0.35), "pretrained": (2.41, 2.23, 2.19)}  # 5 points
 STEPS = (1, 5, 10)
@@ -36,9 +38,9 @@ def sinusoid_paper() -> str:
             [
                 str(shots),
                 run,
-                *(mean_ci(records, step) for step in STEPS),
+                *(over_tasks(records, step) for step in STEPS),
                 " / ".join(map(str, published)),
-                " / ".join(f"{median:.3f}" for median in medians),
+                " / ".join(map(number, medians)),
                 f"{left_out} of {sum(record['num_episodes'] for record in records)}",
             ]
         )
@@ -57,18 +59,41 @@ def sinusoid_seeds() -> str:
 
 
 def sinusoid_default() -> str:
-    """The quick default run."""
+    """The card that newcomers run, over its seeds, and its baselines."""
     record = results.read("sinusoid_default")
-    seconds = sum(run["train_seconds"] + run["evaluate_seconds"] for run in record["runs"])
+    groups = defaultdict(list)
+    for run in record["runs"]:
+        groups[run["run"]].append(run)
     rows = [
-        [run["run"], *(mean_ci([run], step) for step in STEPS), f"{run['train_seconds']:.0f} s"]
-        for run in record["runs"]
+        [
+            name,
+            str(len(runs)),
+            *(mean_ci(runs, step) for step in (0, *STEPS)),
+            number(np.mean([run["loss_median"][-1] for run in runs])),
+            f"{sum(map(diverged, runs))} of {sum(run['num_episodes'] for run in runs):,}",
+            f"{np.mean([run['train_seconds'] for run in runs]):.0f} s",
+        ]
+        for name, runs in groups.items()
     ]
-    table = markdown(["run", *STEP_HEADS, "training"], rows)
-    return (
-        f"{table}\n\nTraining and evaluation of all three together: {seconds:.0f} s on "
-        f"{record['hardware']}."
-    )
+    head = ["run", "seeds", "before", *STEP_HEADS, "median", "diverged", "training"]
+    return with_origin(markdown(head, rows), record)
+
+
+def sinusoid_default_seeds() -> str:
+    """The same seed by seed."""
+    record = results.read("sinusoid_default")
+    runs = [run for run in record["runs"] if run["run"] == record["config"]["algorithm"]]
+    rows = [
+        [
+            str(run["seed"]),
+            *(mean_ci([run], step) for step in (0, *STEPS)),
+            number(run["loss_median"][-1]),
+            str(sum(np.diff(run["loss"]) > 0)),
+            str(diverged(run)),
+        ]
+        for run in runs
+    ]
+    return markdown(["seed", "before", *STEP_HEADS, "median", "steps that rise", "diverged"], rows)
 
 
 def _arms(name: str) -> dict[str, Record]:
@@ -108,10 +133,7 @@ def images() -> str:
             continue
         record = results.read(name)
         run, config = record["runs"][0], record["config"]
-        accuracies = [
-            f"{100 * of['accuracy'][-1]:.2f} ± {100 * of['accuracy_ci95'][-1]:.2f}"
-            for of in (run, run["selected"])
-        ]
+        accuracies = [mean_ci([of], measure="accuracy") for of in (run, run["selected"])]
         rows.append(
             [
                 text,
@@ -131,27 +153,32 @@ def images() -> str:
 
 def summary() -> str:
     """The main results beside the published ones, for the README."""
-    waves = results.read("sinusoid_paper")
-    runs = [of for of in waves["evaluations"] if of["run"] == "maml" and of["shots"] == 5]
+    published = results.read("sinusoid_paper")["evaluations"]
+    published = [of for of in published if of["run"] == "maml" and of["shots"] == 5]
+    chosen = _own_runs(results.read("sinusoid_default"))
+    once, _, last = map(str, PUBLISHED["maml"])
     rows = [
-        [
-            "sinusoid, 5 points: MSE after 1 step",
-            str(PUBLISHED["maml"][0]),
-            mean_ci(runs, 1),
-            str(len(runs)),
-            "`python -m experiments.studies.sinusoid`",
-        ]
+        _summary("sinusoid, MSE after 1 step", once, published, 1, "sinusoid.py:paper"),
+        _summary("sinusoid, MSE after 10 steps", last, chosen, 10, "sinusoid.py"),
     ]
-    for name, (text, published) in IMAGES.items():
-        if not published or not (results.RESULTS / f"{name}.json").exists():
+    for name, (text, accuracy) in IMAGES.items():
+        path = results.RESULTS / f"{name}.json"
+        if not accuracy or name.endswith("published_init") or not path.exists():
             continue
         record = results.read(name)
-        run = record["runs"][0]
-        ours = f"{100 * run['accuracy'][-1]:.2f} ± {100 * run['accuracy_ci95'][-1]:.2f}"
-        card = next(word for word in record["command"].split() if word.startswith("--config="))
-        command = f"`python -m experiments.train {card}`"
-        rows.append([f"{text}: accuracy, %", published, ours, str(len(record["runs"])), command])
-    return markdown(["", "published", "ours", "seeds", "command"], rows)
+        card = re.findall(r"--config=configs/(\S+)", record["command"])[0]
+        rows.append(_summary(f"{text}, %", accuracy, _own_runs(record), -1, card))
+    return markdown(["", "published", "ours", "seeds", "config"], rows)
+
+
+def _summary(text: str, published: str, runs: list[Record], step: int, card: str) -> list[str]:
+    measure = "accuracy" if "accuracy" in runs[0] else "loss"
+    return [text, published, mean_ci(runs, step, measure), str(len(runs)), f"`{card}`"]
+
+
+def _own_runs(record: Record) -> list[Record]:
+    """The runs of a kept result, without their baselines."""
+    return [run for run in record["runs"] if run["run"] == record["config"]["algorithm"]]
 
 
 def _differences(config: Record) -> list[str]:

@@ -6,14 +6,17 @@ in a result stay as they were run, and experiments/results/README.md maps them t
 
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from maml_jax.errors import UsageError
-from maml_jax.run import files
+from maml_jax.run import files, provenance
 from maml_jax.run.config import flatten, renamed
+from maml_jax.run.workdir import as_json, read_config, read_evaluation
 
 Record = dict[str, Any]  # a JSON object
 
+_MAY_DIFFER = ("seed", "baselines")  # in runs that are kept together
 RESULTS = pathlib.Path(__file__).parent.parent / "results"
 # Fields of records of version 0.1 -> their names today.
 _RENAMED_FIELDS = {
@@ -28,6 +31,44 @@ def write(name: str, record: Record) -> pathlib.Path:
     path = RESULTS / f"{name}.json"
     files.write(path, files.dumps(record, indent=1) + "\n")
     return path
+
+
+def keep(name: str, folders: Sequence[str]) -> pathlib.Path:
+    """Writes results/NAME.json from the records of finished runs and of their baselines.
+
+    Args:
+      name: of the result.
+      folders: workdirs of runs of one config that differ in the seed; some may have baselines.
+
+    Returns:
+      The path of the result.
+
+    Raises:
+      UsageError: there are no runs, one is not finished, or they are of several configs.
+    """
+    if not folders:
+        raise UsageError("no runs are given; use experiments.publish.keep --name=NAME RUN RUN ...")
+    workdirs = [files.local_folder(folder) for folder in folders]
+    configs = [as_json(read_config(workdir)) for workdir in workdirs]
+    first, *others = (
+        {key: of for key, of in flatten(config) if key not in _MAY_DIFFER} for config in configs
+    )
+    for workdir, other in zip(workdirs[1:], others, strict=True):
+        if other != first:
+            raise UsageError(
+                f"{workdir} is of another config than {workdirs[0]}; keep it by itself"
+            )
+    records = [
+        (baseline or config["algorithm"], read_evaluation(workdir / baseline))
+        for workdir, config in zip(workdirs, configs, strict=True)
+        for baseline in ("", *config["baselines"])
+    ]
+    runs = [
+        {"run": run, **{key: of for key, of in record.items() if key not in provenance.KEYS}}
+        for run, record in records
+    ]
+    origin = {key: records[0][1].get(key) for key in provenance.KEYS}
+    return write(name, {**origin, "config": configs[0], "runs": runs})
 
 
 def read(name: str) -> Record:

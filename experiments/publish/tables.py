@@ -1,4 +1,4 @@
-"""Writes the tables of both READMEs from the results that the repository keeps.
+"""Writes the tables of the READMEs and of docs/ from the results that the repository keeps.
 
 python -m experiments.publish.tables
 """
@@ -13,6 +13,7 @@ from absl import app
 from experiments.publish import (
     benchmark_tables,
     length_tables,
+    model_tables,
     reproduction_tables,
     results,
     study_tables,
@@ -24,6 +25,7 @@ PAGES = (
     ROOT / "README.md",
     ROOT / "docs" / "algorithms.md",
     ROOT / "docs" / "results.md",
+    ROOT / "docs" / "using_models.md",
     results.RESULTS / "README.md",
 )
 STUDIES = (
@@ -81,9 +83,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "sinusoid_paper": reproduction_tables.sinusoid_paper,
     "sinusoid_seeds": reproduction_tables.sinusoid_seeds,
     "sinusoid_default": reproduction_tables.sinusoid_default,
+    "sinusoid_default_seeds": reproduction_tables.sinusoid_default_seeds,
     "algorithms": reproduction_tables.algorithms,
     "images": reproduction_tables.images,
     "summary": reproduction_tables.summary,
+    "models": model_tables.models,
     "known_lengths": benchmark_tables.known_lengths,
     "rates": benchmark_tables.rates,
     "halted_early": benchmark_tables.halted_early,

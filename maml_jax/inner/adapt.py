@@ -15,7 +15,7 @@ from maml_jax.inner.meta_gradients import (
     MetaGradient,
     through_the_steps,
 )
-from maml_jax.inner.optimizers.registry import sgd
+from maml_jax.inner.optimizers.registry import check_direction, sgd
 from maml_jax.inner.segments import Changing, Part, checkpointed_scan, like, restrict
 from maml_jax.inner.step import (
     add_proximal,
@@ -100,10 +100,10 @@ class InnerLoop:
     Attributes:
       loss: (params, support, key) -> (loss [], aux). It may generate its own data under params,
         with whatever it needs as support, and it may close over traced values.
-      optimizer: meta_params.optimizer -> optax transform that returns descent directions (see
-        `maml_jax.inner.optimizers`). Its update receives the extra args `gate` and `step_size`
-        (m_k and α_k, trees like the gradients), and `value` and `grad`, those of the inner loss
-        with the proximal term.
+      optimizer: meta_params.optimizer -> optax transform that returns descent directions, which
+        the loop subtracts (see `maml_jax.inner.optimizers`). Its update receives the extra args
+        `gate` and `step_size` (m_k and α_k, trees like the gradients), and `value` and `grad`,
+        those of the inner loss with the proximal term.
       num_steps: K ≥ 0, static.
       gates: (meta_params.lengths, params, k) -> gates in [0, 1] that broadcast to params.
       step_sizes: (meta_params.step_sizes, params, k) -> step sizes that broadcast to params.
@@ -119,8 +119,9 @@ class InnerLoop:
         the parameters between pieces and recomputes what lies within. None: √K from K = 32 on.
 
     Raises:
-      ValueError: `optimizer` is a transform instead of a function that makes one, `num_steps` is
-        negative, `meta_gradient` is an unknown name, or it is implicit and `proximal` is not
+      ValueError: `optimizer` is a transform instead of a function that makes one, or makes one
+        that points downhill, as those of optax (found where it ignores its argument); `num_steps`
+        is negative; `meta_gradient` is an unknown name, or it is implicit and `proximal` is not
         positive.
 
     Example:
@@ -156,6 +157,7 @@ class InnerLoop:
                 "the inner optimizer is a transform; give a function of meta_params.optimizer that "
                 "makes it: lambda hyper: scale_by_..., or as_direction(optimizer)"
             )
+        check_direction(self.optimizer)
         if self.num_steps < 0:
             raise ValueError(
                 f"num_steps={self.num_steps} is negative; use 0 (no adaptation) or more"

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import jax
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 
-from maml_jax.lengths.flops import count_equation
+from maml_jax.lengths.flops import flops_by_inputs
 from maml_jax.types import Array, PyTree
 
 _INLINED = ("jit", "pjit", "closed_call", "core_call")
@@ -89,8 +89,6 @@ def _parts(
             made.update(equation.outvars)
         else:
             before.append(equation)
-    if not any(map(count_equation, before)):
-        free, before, after = [], [], _needed(jaxpr)
     needed = dict.fromkeys(_read_by(after, jaxpr.outvars))
     for equation in reversed(before):
         # A broadcast is cheaper to repeat than to keep.
@@ -100,6 +98,13 @@ def _parts(
     after = [*free, *after]
     made = set(changing).union(*(equation.outvars for equation in after))
     return [*free, *before], after, [of for of in needed if of not in made]
+
+
+def _known_flops(jaxpr: Jaxpr, number: int) -> float:
+    """FLOPs of what depends on none of the first inputs."""
+    changing = frozenset(["changing"])
+    read = [changing] * number + [frozenset[str]()] * (len(jaxpr.invars) - number)
+    return sum(flops for flops, of in flops_by_inputs(jaxpr, read)[0] if not of)
 
 
 def split_known(
@@ -132,6 +137,16 @@ def split_known(
     """
     program, shapes = jax.make_jaxpr(function, return_shape=True)(changing, constant)
     known = [*program.consts, *jax.tree.leaves(constant)]
+    leaves, structure = jax.tree.leaves(changing), jax.tree.structure(shapes)
+    if not _known_flops(program.jaxpr, len(leaves)):
+        number = len(program.consts)
+
+        def whole(changing: PyTree, values: list[Array]) -> PyTree:
+            given = [*jax.tree.leaves(changing), *values[number:]]
+            outputs = jax.core.eval_jaxpr(program.jaxpr, values[:number], *given)
+            return jax.tree.unflatten(structure, outputs)
+
+        return whole, known
 
     def inlined(changing: list[Array], known: list[Array]) -> list[Any]:
         variables = [*program.jaxpr.invars[: len(changing)], *program.jaxpr.constvars]
@@ -139,9 +154,8 @@ def split_known(
         values = dict(zip(variables, [*changing, *known], strict=True))
         return _evaluate(program.jaxpr.eqns, values, program.jaxpr.outvars)
 
-    leaves = jax.tree.leaves(changing)
     flat = jax.make_jaxpr(inlined)(leaves, known)
-    jaxpr, structure = flat.jaxpr, jax.tree.structure(shapes)
+    jaxpr = flat.jaxpr
     inputs, others = jaxpr.invars[: len(leaves)], jaxpr.invars[len(leaves) :]
     before, after, read = _parts(jaxpr, inputs)
     at_start = dict(zip([*jaxpr.constvars, *others], [*flat.consts, *known], strict=True))

@@ -1,20 +1,20 @@
 """Inner compute C: the FLOPs of adapting to one task with given lengths.
 
-With A_k the tensors that step k still updates, A_0 those that are updated at all, and the sum over
-the K steps in which A_k is not empty,
+With A_k the tensors that step k still updates, R(A) = min_{t in A} R_t, and the sum over the K
+steps in which A_k is not empty,
 
-C = Σ_k (F + max_{t in A_k} B_t + Σ_{t in A_k} (G_t + P_t)) − (K − 1) min_{t in A_0} R_t.
+C = Σ_k (F − R(A_k) + max_{t in A_k} B_t + Σ_{t in A_k} (G_t + P_t)) + R(A_{K−1}).
 
 - F is the forward pass, B_t the backward pass down to where tensor t is used, and G_t the gradient
   of t. A tensor with a single updated weight counts in full.
 - P_t are the products of the inner optimizer itself for t, as with the matrices of Meta-Curvature.
 - R_t is the part of the forward pass that does not depend on t. The features below the deepest
-  tensor that is updated are the same in all steps, so they are evaluated once, as those of ANIL
-  (Raghu et al. 2020, arXiv:1909.09157).
+  tensor that is still updated are the same in all later steps, so they are evaluated once, as
+  those of ANIL (Raghu et al. 2020, arXiv:1909.09157).
 
 All parts are counted in traced programs: 2 for each multiply-add of a matrix product or a
-convolution, and nothing for elementwise operations. C is the work that remains with these lengths.
-A scan that computes all tensors in all K_max steps executes more, unless it is compiled for them.
+convolution, and nothing for elementwise operations. C is what a loop executes that is compiled for
+a schedule (`maml_jax.lengths.schedule`); one that masks computes all tensors in all K_max steps.
 """
 
 import math
@@ -117,7 +117,9 @@ class StepCosts(NamedTuple):
 Parts = list[tuple[float, frozenset[str]]]  # FLOPs, and the tensors that they depend on
 
 
-def _parts(jaxpr: Jaxpr, tensors: Sequence[frozenset[str]]) -> tuple[Parts, list[frozenset[str]]]:
+def flops_by_inputs(
+    jaxpr: Jaxpr, tensors: Sequence[frozenset[str]]
+) -> tuple[Parts, list[frozenset[str]]]:
     """The FLOPs of a program by the tensors that its inputs stem from; and those of its outputs."""
     known, parts = dict(zip(jaxpr.invars, tensors, strict=True)), Parts()
 
@@ -127,7 +129,7 @@ def _parts(jaxpr: Jaxpr, tensors: Sequence[frozenset[str]]) -> tuple[Parts, list
     for equation in jaxpr.eqns:
         read, inner = [of(atom) for atom in equation.invars], [*inner_jaxprs(equation)]
         if len(inner) == 1 and equation.primitive.name not in ("scan", "while"):
-            more, outputs = _parts(inner[0], read)
+            more, outputs = flops_by_inputs(inner[0], read)
         else:
             together = frozenset[str]().union(*read)
             more = [(count_equation(equation), together)]
@@ -144,7 +146,7 @@ def _fixed_flops(
     jaxpr = jax.make_jaxpr(loss)(adapted, *others).jaxpr
     tensors = [frozenset([path]) for path in with_paths(adapted)]
     tensors += [frozenset()] * (len(jaxpr.invars) - len(tensors))
-    parts, _ = _parts(jaxpr, tensors)
+    parts, _ = flops_by_inputs(jaxpr, tensors)
     return {
         path: sum(flops for flops, read in parts if path not in read)
         for path in with_paths(adapted)
@@ -164,7 +166,7 @@ def optimizer_flops(optimizer: optax.GradientTransformation, adapted: Params) ->
 
     sizes = {path: leaf.size for path, leaf in with_paths(adapted).items()}
     jaxpr = jax.make_jaxpr(update)(adapted, adapted).jaxpr
-    parts, _ = _parts(jaxpr, [frozenset([path]) for path in (*sizes, *sizes)])
+    parts, _ = flops_by_inputs(jaxpr, [frozenset([path]) for path in (*sizes, *sizes)])
     flops = dict.fromkeys(sizes, 0.0)
     for count, read in parts:
         of_all = sum(sizes[path] for path in read or sizes)
@@ -226,9 +228,9 @@ def inner_compute(lengths: dict[str, int], costs: StepCosts) -> float:
       lengths: path -> number of steps of the tensor's longest weight.
       costs: see `step_costs`.
     """
-    longest = max(lengths.values(), default=0)
-    steps = (
-        costs.step({path: length > k for path, length in lengths.items()}) for k in range(longest)
-    )
-    fixed = min((costs.fixed[path] for path, length in lengths.items() if length), default=0.0)
-    return sum(steps) - max(longest - 1, 0) * fixed
+    total = fixed = 0.0
+    for k in range(max(lengths.values(), default=0)):
+        alive = {path: length > k for path, length in lengths.items()}
+        fixed = min(costs.fixed[path] for path, moves in alive.items() if moves)
+        total += costs.step(alive) - fixed
+    return total + fixed

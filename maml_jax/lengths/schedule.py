@@ -49,6 +49,10 @@ class Schedule:
 
     last_steps: Mapping[str, int]
 
+    def __hash__(self) -> int:
+        """A hash, so that loops can be kept by their schedule."""
+        return hash(frozenset(self.last_steps.items()))
+
     @property
     def most(self) -> int:
         """The number of steps after which nothing moves."""

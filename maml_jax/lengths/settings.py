@@ -37,3 +37,8 @@ class LengthsSettings:
         0.0, "share of the full cost at which a dual variable holds it; 0: no budget", between(0, 1)
     )
     dual_rate: float = setting(0.01, "learning rate of the dual variable", positive())
+    freeze_at: float = setting(
+        1.0,
+        "share of the meta-steps after which lengths are fixed and the loop is compiled for them",
+        Rule(lambda value: 0 < value <= 1, lambda: "more than 0, at most 1"),
+    )

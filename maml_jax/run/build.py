@@ -17,8 +17,16 @@ from maml_jax.inner.step_sizes import STEP_SIZES
 from maml_jax.keys import stream_key
 from maml_jax.lengths.cost import Budget, LearnedLengths, annealed, compute_cost, mean_length_cost
 from maml_jax.lengths.gates import Gates, always_on
+from maml_jax.lengths.schedule import Schedule
 from maml_jax.meta.objective import Objective, multi_step_weights
-from maml_jax.meta.outer import OuterStep, keep_within, optax_outer, outer_chain
+from maml_jax.meta.outer import (
+    MetaObjective,
+    OuterResult,
+    OuterStep,
+    keep_within,
+    optax_outer,
+    outer_chain,
+)
 from maml_jax.meta.train_step import TrainStep, init_state
 from maml_jax.parallel import (
     cores_that_divide,
@@ -33,6 +41,7 @@ from maml_jax.run.spec import RunSpec
 from maml_jax.run.ways import with_ways
 from maml_jax.tasks.host import HostFeed
 from maml_jax.types import (
+    Array,
     MakeOptimizer,
     MetaParams,
     Metrics,
@@ -123,12 +132,36 @@ def _learned_lengths(spec: RunSpec, gates: Gates, learned: LearnedSummary) -> Le
     return LearnedLengths(gates, temperature, cost, budget)
 
 
+def with_constant_lengths(train_step: TrainStep) -> TrainStep:
+    """A meta-step that takes hard gates, and learns everything but the lengths."""
+    outer, objective = train_step.outer, train_step.objective
+    assert isinstance(objective, Objective)
+
+    def step(of: MetaObjective, meta_params: MetaParams, state: PyTree, key: Array) -> OuterResult:
+        result = outer.step(of, meta_params, state, key)
+        constant = result.meta_params._replace(lengths=meta_params.lengths)
+        return result._replace(meta_params=constant)
+
+    return dataclasses.replace(
+        train_step,
+        objective=dataclasses.replace(objective, lengths=None),
+        outer=outer._replace(step=step),
+        learned=tuple(field for field in train_step.learned if field != "lengths"),
+    )
+
+
 def _make_train_loop(
-    spec: RunSpec, train_step: TrainStep, problem: Problem, *, training: bool
+    spec: RunSpec,
+    train_step: TrainStep,
+    problem: Problem,
+    learned: LearnedSummary,
+    *,
+    training: bool,
 ) -> TrainLoop:
     """The train loop on the device's own episodes, or on those that the host gathers.
 
-    It begins with `inner.first_order_until` meta-steps of first-order meta-gradients.
+    It begins with `inner.first_order_until` meta-steps of first-order meta-gradients, and from
+    `lengths.freeze_at` on it is compiled for the lengths that are learned until then.
     """
     feed = None
     if problem.host_episodes is not None:
@@ -136,14 +169,18 @@ def _make_train_loop(
         feed = HostFeed(problem.host_episodes(stream_key(spec.seed, "train"), tasks))
     objective = train_step.objective
     assert isinstance(objective, Objective)
-    first_order = dataclasses.replace(objective.inner_loop, meta_gradient="first_order")
+    inner_loop, freezes = objective.inner_loop, spec.learns_lengths
 
     @cache
-    def phase(first: bool) -> TrainLoop:
-        inner_loop = first_order if first else objective.inner_loop
+    def phase(first: bool, schedule: Schedule | None) -> TrainLoop:
+        loop = dataclasses.replace(inner_loop, schedule=schedule)
+        if first:
+            loop = dataclasses.replace(loop, meta_gradient="first_order")
         step = dataclasses.replace(
-            train_step, objective=dataclasses.replace(objective, inner_loop=inner_loop)
+            train_step, objective=dataclasses.replace(objective, inner_loop=loop)
         )
+        if schedule is not None:
+            step = with_constant_lengths(step)
         return make_train_loop(step, meta_batch_size=spec.meta_batch_size)
 
     def train(
@@ -151,10 +188,13 @@ def _make_train_loop(
     ) -> tuple[TrainState, Metrics]:
         step = int(state.step)
         episodes = feed(step, num_steps) if feed is not None else episodes
-        return phase(step < spec.inner.first_order_until)(state, num_steps, episodes)
+        schedule = None
+        if freezes and step >= spec.freeze_step:
+            schedule = learned.schedule(state.meta_params, spec.train_steps)
+        return phase(step < spec.inner.first_order_until, schedule)(state, num_steps, episodes)
 
     if training:  # tells at once what the devices do not allow
-        phase(False)
+        phase(False, None)
     return train
 
 
@@ -292,7 +332,7 @@ def _assemble(config: ConfigDict, spec: RunSpec, problem: Problem, *, training: 
         problem,
         inner_loop,
         _make_init(spec, problem, learned, outer),
-        _make_train_loop(spec, train_step, problem, training=training),
+        _make_train_loop(spec, train_step, problem, learned, training=training),
         make_evaluate(spec, problem, inner_loop(spec.eval.num_steps), gates),
         learned,
         lambda meta_params: (experiment, meta_params),
@@ -309,8 +349,8 @@ def _with_test_ways(trained: Experiment) -> Experiment:
     def at_test(meta_params: MetaParams) -> tuple[Experiment, MetaParams]:
         return test, with_ways(meta_params, trained, test)
 
-    def evaluate(meta_params: MetaParams, stream: str = "test", soft: bool = False) -> Evaluation:
-        return test.evaluate(at_test(meta_params)[1], stream, soft)
+    def evaluate(meta_params: MetaParams, stream: str = "test", **how: Any) -> Evaluation:
+        return test.evaluate(at_test(meta_params)[1], stream, **how)
 
     template = jax.eval_shape(trained.init).meta_params  # tells at once what does not fit
     jax.eval_shape(lambda meta_params: at_test(meta_params)[1], template)

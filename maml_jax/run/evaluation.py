@@ -10,6 +10,7 @@ from maml_jax.inner.adapt import InnerLoop
 from maml_jax.inner.optimizers.registry import INNER_OPTIMIZERS
 from maml_jax.keys import gate_key, stream_key
 from maml_jax.lengths.gates import Gates
+from maml_jax.lengths.schedule import Schedule
 from maml_jax.meta.evaluate import EpisodeCounts, Estimate, PerEpisode, summarise
 from maml_jax.parallel import EpisodeEvaluationFn, make_episode_evaluation
 from maml_jax.run.messages import evaluating
@@ -36,10 +37,18 @@ class Evaluation(NamedTuple):
 
 
 class EvaluateFn(Protocol):
-    """Evaluates meta-parameters on the validation or test stream, with hard or soft gates."""
+    """Evaluates meta-parameters on the validation or test stream.
+
+    Gates are hard, or soft as in training; with hard ones, the loop may be compiled for a schedule.
+    """
 
     def __call__(
-        self, meta_params: MetaParams, stream: str = "test", soft: bool = False
+        self,
+        meta_params: MetaParams,
+        stream: str = "test",
+        *,
+        soft: bool = False,
+        schedule: Schedule | None = None,
     ) -> Evaluation: ...
 
 
@@ -62,9 +71,9 @@ def make_evaluate(
     """
 
     @cache
-    def on(stream: str, soft: bool) -> EpisodeEvaluationFn:
+    def on(stream: str, soft: bool, schedule: Schedule | None) -> EpisodeEvaluationFn:
         episodes = {"validation": spec.eval.validation_episodes, "test": spec.eval.num_episodes}
-        adapt: AdaptFn = inner_loop
+        adapt: AdaptFn = dataclasses.replace(inner_loop, schedule=schedule)
         if soft and gates is not None:
             adapt = with_soft_gates(inner_loop, gates, spec.lengths.final_temperature)
         return make_episode_evaluation(
@@ -77,8 +86,13 @@ def make_evaluate(
             progress=evaluating,
         )
 
-    def at(meta_params: MetaParams, stream: str, soft: bool = False) -> PerEpisode:
-        return on(stream, soft)(meta_params, stream_key(spec.seed, stream))
+    def at(
+        meta_params: MetaParams,
+        stream: str,
+        soft: bool = False,
+        schedule: Schedule | None = None,
+    ) -> PerEpisode:
+        return on(stream, soft, schedule)(meta_params, stream_key(spec.seed, stream))
 
     def tuned(meta_params: MetaParams) -> MetaParams:
         tried = {}
@@ -89,12 +103,18 @@ def make_evaluate(
             tried[step_size] = np.inf if counts.not_finite else loss
         return meta_params._replace(step_sizes=min(tried, key=lambda size: tried[size]))
 
-    def evaluate(meta_params: MetaParams, stream: str = "test", soft: bool = False) -> Evaluation:
+    def evaluate(
+        meta_params: MetaParams,
+        stream: str = "test",
+        *,
+        soft: bool = False,
+        schedule: Schedule | None = None,
+    ) -> Evaluation:
         if spec.entry.tunes_step_size and spec.eval.num_steps:
             meta_params = tuned(meta_params)
         sizes = meta_params.step_sizes
         step_size = None if isinstance(sizes, dict) else float(sizes)
-        per_episode = at(meta_params, stream, soft)
+        per_episode = at(meta_params, stream, soft, schedule)
         return Evaluation(*summarise(per_episode), step_size, per_episode)
 
     return evaluate

@@ -18,6 +18,7 @@ from maml_jax.inner.optimizers.registry import (
 from maml_jax.inner.step_sizes import STEP_SIZES
 from maml_jax.lengths.flops import StepCosts, inner_compute, optimizer_flops, step_costs
 from maml_jax.lengths.gates import Gates
+from maml_jax.lengths.schedule import Schedule, schedule_of
 from maml_jax.params import expand, split_params, with_paths
 from maml_jax.run.problems import Problem
 from maml_jax.run.spec import RunSpec
@@ -117,6 +118,12 @@ class LearnedSummary:
             path: np.broadcast_to(expanded[path], leaf.shape).astype(int)
             for path, leaf in adapted.items()
         }
+
+    def schedule(self, meta_params: MetaParams, num_steps: int) -> Schedule | None:
+        """Which tensors an inner loop of so many steps moves; None if no lengths are learned."""
+        if self.gates is None:
+            return None
+        return schedule_of(self.gates.hard, meta_params.lengths, self.adapted, num_steps)
 
     def cut(self, meta_params: MetaParams, most: int, under: str = "") -> MetaParams:
         """Cuts every length above `most` to it, in the groups whose path starts with `under`.

@@ -75,12 +75,12 @@ def stop_requests() -> Iterator[list[int]]:
 def _next_stop(step: int, spec: RunSpec) -> int:
     """The meta-step at which the next dispatch ends.
 
-    It is a multiple of steps_per_dispatch wherever a run resumes, or the end of the first-order
-    phase, because a dispatch belongs to one phase.
+    It is a multiple of steps_per_dispatch wherever a run resumes, or the end of a phase, because a
+    dispatch belongs to one phase.
     """
-    every, phase = spec.steps_per_dispatch, spec.inner.first_order_until
+    every, phases = spec.steps_per_dispatch, (spec.inner.first_order_until, spec.freeze_step)
     stop = min((step // every + 1) * every, spec.num_meta_steps)
-    return min(stop, phase) if step < phase else stop
+    return min([stop, *(phase for phase in phases if step < phase)])
 
 
 def _crossed(before: int, after: int, every: int) -> bool:
@@ -102,6 +102,7 @@ class _Progress:
     def _start_interval(self) -> None:
         self._started = time.perf_counter()
         self._sums: dict[str, float] = {}
+        self._numbers: dict[str, int] = {}  # of meta-steps with the metric
         self._steps = 0
 
     def update(self, step: int, metrics: Metrics, summary: Callable[[], dict[str, float]]) -> None:
@@ -112,6 +113,7 @@ class _Progress:
                 raise UsageError(f"metric {name!r} has shape {value.shape}; give a scalar")
             weight = 1 if name in COUNTS else number
             self._sums[name] = self._sums.get(name, 0.0) + weight * float(value)
+            self._numbers[name] = self._numbers.get(name, 0) + number
         self._steps += number
         self._bar.update(number)
         self._bar.set_postfix(loss=f"{float(metrics['loss']):.4g}")
@@ -126,7 +128,7 @@ class _Progress:
 
     def _write(self, step: int, summary: dict[str, float]) -> None:
         seconds = time.perf_counter() - self._started
-        means = {n: v if n in COUNTS else v / self._steps for n, v in self._sums.items()}
+        means = {n: v if n in COUNTS else v / self._numbers[n] for n, v in self._sums.items()}
         means = {n: v for n, v in means.items() if v != 1 or not n.startswith(FINITE_SHARE)}
         speed = {"seconds": seconds, "meta_steps_per_second": self._steps / seconds}
         self._writer.write(step, means | speed | summary)

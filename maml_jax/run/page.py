@@ -28,7 +28,8 @@ th,td{padding:.4rem .8rem .4rem 0;text-align:right;border-bottom:1px solid var(-
 vertical-align:top;white-space:nowrap}
 th{color:var(--soft);font-weight:600}
 th:first-child,td:first-child{text-align:left}
-.text td,.text th{text-align:left;white-space:normal;overflow-wrap:anywhere}
+.text td,.text th{text-align:left}
+.text td:last-child{white-space:normal;overflow-wrap:anywhere}
 small{color:var(--soft)}
 figure{margin:0}
 img{display:block;max-width:100%;height:auto;background:#fff;border-radius:6px}
@@ -41,8 +42,8 @@ summary{cursor:pointer}
 
 
 def text(content: str) -> str:
-    """Escapes what comes from a run."""
-    return html.escape(content)
+    """Escapes what comes from a run, and keeps intervals on one line."""
+    return html.escape(content).replace(" ± ", "\u00a0±\u00a0")
 
 
 def paragraph(content: str, kind: str = "") -> str:
@@ -53,12 +54,12 @@ def paragraph(content: str, kind: str = "") -> str:
 def table(rows: Sequence[Sequence[str]], note: str, *, kind: str = "") -> str:
     """A table, the first row of which is its head, below a sentence that explains it.
 
-    Of a cell of two lines, the second is small.
+    Of a cell of several lines, all but the first are small.
     """
 
     def cell(content: str) -> str:
-        first, line_break, second = content.partition("\n")
-        return text(first) + (f"<br><small>{text(second)}</small>" if line_break else "")
+        first, *others = map(text, content.split("\n"))
+        return first + "".join(f"<br><small>{line}</small>" for line in others)
 
     head, *body = rows
     lines = ["<tr>" + "".join(f"<th>{cell(of)}</th>" for of in head) + "</tr>"]

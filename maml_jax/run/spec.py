@@ -95,6 +95,11 @@ class RunSpec:
         """Whether there are gates that are learned."""
         return self.lengths.gate != "none"
 
+    @property
+    def freeze_step(self) -> int:
+        """The meta-step from which on learned lengths are fixed."""
+        return round(self.lengths.freeze_at * self.num_meta_steps)
+
     def own_settings(self, name: str, otherwise: Any) -> Any:
         """The settings of a registered entry's own section, or `otherwise` if it has none."""
         return self.own.get(name, otherwise)

@@ -6,6 +6,11 @@ from maml_jax.run.figures.runs import Run, data_name, loss_name
 from maml_jax.run.files import Record
 from maml_jax.run.formats import diverged, duration, interval, number, percentage, plural
 
+_BASELINES = {  # what they are
+    "pretrained": "trained on all tasks at once, then fine-tuned",
+    "oracle": "told amplitude and phase",
+}
+
 
 def sentences(runs: list[Run]) -> list[str]:
     """What was trained, how well it does before and after adaptation, and what stands out.
@@ -100,11 +105,15 @@ def _mean(counts: list[int]) -> float:
     return sum(k * of for k, of in enumerate(counts)) / max(sum(counts), 1)
 
 
+def _explained(run: Run) -> str:
+    return f" ({_BASELINES[run.name]})" if run.name in _BASELINES else ""
+
+
 def _others(runs: list[Run]) -> str:
     """What the baselines reach, or that every parameter takes every step."""
     measure = "accuracy" if "accuracy" in runs[0].record else "loss"
     reached = [
-        f"the {run.name} baseline reaches {_with_median(run.shown, measure, -1)}"
+        f"the {run.name} baseline{_explained(run)} reaches {_with_median(run.shown, measure, -1)}"
         for run in runs[1:]
         if measure in run.record
     ]

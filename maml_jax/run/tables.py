@@ -46,7 +46,7 @@ def results(runs: list[Run]) -> str:
     what = "Accuracy in %" if percent else loss_name(spec).partition(",")[0].capitalize()
     note = (
         f"{what} on test episodes ({describe_task(spec, first.record['shots'])}) before and after "
-        "adaptation: mean ± 95% confidence interval, and below it the median. Diverged episodes "
+        "adaptation: mean, 95% confidence interval and median. Diverged episodes "
         "end above 10 times their loss before adaptation or are not finite; they count in the "
         "medians, but not in the means."
     )
@@ -60,6 +60,7 @@ def _cell(record: Record, measure: str, step: int, percent: bool) -> str:
     if step >= len(mean):
         return ""
     text = interval(mean[step], record[f"{measure}_ci95"][step], percent=percent)
+    text = text.replace(" ±", "\n±")
     medians = record.get(f"{measure}_median")
     if medians is None:
         return text

@@ -1,12 +1,16 @@
 """Arguments of the binaries, in one process."""
 
+import logging
 import pathlib
+import subprocess
 import sys
 
+import absl.logging
 import pytest
 
 from experiments import cli
 from maml_jax.errors import UsageError
+from tests.run.runs import ROOT
 
 BAD_CARDS = {
     "x = 1": "has no function get_config()",
@@ -53,6 +57,28 @@ def test_an_argument_without_dashes_is_refused(
     assert capsys.readouterr().err == (
         "error: unexpected argument 'config.seed=3'; flags begin with --\n"
     )
+
+
+def test_messages_of_the_library_appear_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The import of orbax adds a handler beside that of absl."""
+    monkeypatch.setattr(logging.root, "handlers", [logging.StreamHandler()])
+    monkeypatch.setattr(absl.logging, "_attempted_to_remove_stderr_stream_handlers", False)
+    monkeypatch.setattr(absl.logging, "_warn_preinit_stderr", 0)  # the flags are not parsed here
+    monkeypatch.setattr(absl.logging.get_absl_handler().python_handler, "stream", sys.stderr)
+    monkeypatch.setattr(cli, "prepare_jax", lambda: None)
+    monkeypatch.setattr(cli.app, "run", lambda main, flags_parser: main(["train"]))
+    cli.run(lambda _: logging.getLogger("maml_jax.tasks").warning("left out: 1 file"))
+    assert capsys.readouterr().err == "left out: 1 file\n"
+
+
+def test_ctrl_c_while_a_binary_imports_is_one_line() -> None:
+    """`python -m` imports the package experiments first."""
+    code = "import sys; sys.argv[0] = '-m'; import experiments, signal; signal.raise_signal(2)"
+    arguments = [sys.executable, "-c", code]
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (130, "stopped before anything was begun\n")
 
 
 def test_compiled_programs_are_kept_where_that_is_possible(

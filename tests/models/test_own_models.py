@@ -36,7 +36,9 @@ def run_blocks(name: str) -> None:
     pytest.importorskip(LIBRARIES.get(name, "flax"))
     scope: dict[str, object] = {}
     for block in BLOCKS:
-        if f'"{name}"' in block or (name == "normalized_net" and '"linen_net"' in block):
+        if f'"{name}"' in block or (
+            name in ("normalized_net", "conv_net") and '"linen_net"' in block
+        ):
             exec(block, scope)
 
 
@@ -50,6 +52,14 @@ def test_networks_of_the_documentation_adapt(name: str) -> None:
     episode, key = experiment.problem.sampler(3, 2, "train"), jax.random.key(0)
     adaptation = jax.eval_shape(experiment.inner_loop(2), meta_params, episode(key).support, key)
     assert jax.tree.structure(adaptation.params) == jax.tree.structure(meta_params.init)
+
+
+def test_the_network_for_images_says_that_it_needs_them() -> None:
+    run_blocks("conv_net")
+    testing.check_model("conv_net")
+    register_model("unsaid", MODELS.find("conv_net").build)
+    with pytest.raises(AssertionError, match=r"inputs \[6, 3\] .* with images_only=True"):
+        testing.check_model("unsaid")
 
 
 def test_a_pytree_of_another_library_is_trained_and_restored(tmp_path: pathlib.Path) -> None:

@@ -67,9 +67,9 @@ def summary(page: str) -> list[str]:
                 r"maml \(the initialization is learned\) was trained on regression of sine waves "
                 r"from 10 points for 20 meta-steps of 8 tasks, which took \S+ s\.",
                 r"On 16 test tasks with 5 support points the mean squared error \w+ from a mean of "
-                r"\d\.\d+ ± \d\.\d+ \(median \d\.\d+\) before adaptation to \d\.\d+ ± \d\.\d+ "
+                r"\d\.\d+\s±\s\d\.\d+ \(median \d\.\d+\) before adaptation to \d\.\d+\s±\s\d\.\d+ "
                 r"\(median \d\.\d+\) after 6 inner steps; .*diverged\.",
-                r"For comparison, the oracle baseline reaches .*\.",
+                r"For comparison, the oracle baseline \(told amplitude and phase\) reaches .*\.",
             ],
         ),
         (

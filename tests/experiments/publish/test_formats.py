@@ -22,3 +22,14 @@ def test_only_the_cheaper_side_wins_at_unequal_compute(
 ) -> None:
     cell = formats.against(difference, 0.2, False, compute)
     assert cell == f"{difference:+.3f} ± 0.200 {expected}"
+
+
+def test_a_diverged_mean_is_named_and_not_shown() -> None:
+    runs = [{"loss": [2.0, last], "loss_ci95": [0.5, 0.1]} for last in (1.0, 3.0)]
+    assert formats.mean_ci(runs) == "2.000 ± 12.706"  # t(0.975, 1) · √2 / √2
+    assert formats.over_tasks(runs, 1) == "2.000 ± 0.071"
+    for number in (1e5, float("inf"), float("nan")):
+        runs[0]["loss"][1] = number
+        assert formats.mean_ci(runs) == formats.over_tasks(runs, 1) == "diverged"
+        assert formats.value(number, False) == "diverged"
+        assert formats.against(-number, 0.1, False) == "diverged"
