@@ -20,6 +20,13 @@ _OVERRIDES = {
     "query_shots": flags.DEFINE_integer("query_shots", None, "query examples to measure on"),
     "num_steps": flags.DEFINE_integer("num_steps", None, "inner steps K"),
 }
+_SCHEDULE = flags.DEFINE_enum(
+    "schedule",
+    "compiled",
+    ["compiled", "pruned", "masked"],
+    "the inner loop of learned lengths. compiled: leaves out what has halted; pruned: the cheaper "
+    "one that experiments.lengths --prune has found; masked: computes all steps, as in training",
+)
 _OUTPUT = flags.DEFINE_string(
     "output", None, "FILE.csv or FILE.json for one row for each test episode"
 )
@@ -30,7 +37,8 @@ def main(_: list[str]) -> None:
     from maml_jax.run.loop import evaluate_run
 
     overrides = {name: flag.value for name, flag in _OVERRIDES.items() if flag.value is not None}
-    cli.print_record(evaluate_run(pathlib.Path(_WORKDIR.value), overrides, _OUTPUT.value))
+    folder = pathlib.Path(_WORKDIR.value)
+    cli.print_record(evaluate_run(folder, overrides, _OUTPUT.value, _SCHEDULE.value))
 
 
 if __name__ == "__main__":

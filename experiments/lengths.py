@@ -2,6 +2,10 @@
 
 python -m experiments.lengths --workdir=runs/adaptive_k
 
+--prune=0.2 searches for the cheapest schedule that costs at most 0.2 percentage points of accuracy
+on validation tasks (of a regression: 0.2 percent of the loss), and writes it to
+RUN/schedule.json, which `experiments.evaluate --schedule=pruned` uses.
+
 --caps=10,15 also shows what long lengths are worth: the loss on validation tasks with every length
 above a cap cut to it, without training again.
 """
@@ -13,13 +17,16 @@ import numpy as np
 from absl import flags
 
 from experiments import cli
+from maml_jax.lengths.schedule import Schedule
 from maml_jax.run.build import Experiment
 from maml_jax.run.learned import LearnedSummary
+from maml_jax.run.pruning import FILE, prune, write_schedule
 from maml_jax.run.workdir import load_run
-from maml_jax.types import MetaParams
+from maml_jax.types import MetaParams, TrainState
 
 _WORKDIR = cli.define_workdir()
 _CAPS = flags.DEFINE_list("caps", [], "lengths to cut longer ones to")
+_PRUNE = flags.DEFINE_float("prune", None, "accuracy, in points, that a cheaper schedule may cost")
 _STATISTICS: dict[str, Callable[[np.ndarray], float]] = {
     "min": np.min,
     "mean": np.mean,
@@ -38,6 +45,34 @@ def print_cut(experiment: Experiment, meta_params: MetaParams, caps: list[int]) 
         print(f"{cap:<4d} {loss.mean[-1]:<10.4g} {loss.median[-1]:.4g}")
 
 
+def print_segments(schedule: Schedule, num_steps: int) -> None:
+    """One line a segment: its steps and the tensors that move."""
+    for segment in schedule.segments(num_steps):
+        last = segment.start + segment.num_steps
+        moving = ", ".join(sorted(segment.moving)) or "nothing"
+        print(
+            f"steps {segment.start + 1} to {last}: {moving}"
+            if segment.num_steps > 1
+            else f"step {last}: {moving}"
+        )
+
+
+def print_pruned(
+    experiment: Experiment, state: TrainState, folder: pathlib.Path, tolerance: float
+) -> None:
+    """Searches for a cheaper schedule, writes it, and says what it costs."""
+    spec, episodes = experiment.spec, experiment.spec.eval.validation_episodes
+    pruned = prune(experiment, state.meta_params, tolerance)
+    about = {"meta_step": int(state.step), "tolerance": tolerance, "episodes": episodes}
+    write_schedule(folder, pruned, about)
+    unit = "points of accuracy" if experiment.problem.ways else "% of the loss"
+    share = pruned.compute / pruned.compute_before
+    print(f"\npruned schedule, C {share:.0%} of before, written to {folder / FILE}")
+    drop = f"{pruned.drop:.3f} ± {pruned.drop_ci95:.3f}"
+    print(f"it costs {drop} {unit} on {episodes} validation episodes")
+    print_segments(pruned.schedule, spec.eval.num_steps)
+
+
 def table(learned: LearnedSummary, meta_params: MetaParams) -> list[list[str]]:
     """One row a tensor, below the head: its lengths and step sizes."""
     sizes, most = learned.step_sizes(meta_params), learned.most
@@ -54,7 +89,8 @@ def table(learned: LearnedSummary, meta_params: MetaParams) -> list[list[str]]:
 
 def main(_: list[str]) -> None:
     """Prints the table, the inner compute and what else is learned."""
-    experiment, state = load_run(pathlib.Path(_WORKDIR.value))
+    folder = pathlib.Path(_WORKDIR.value)
+    experiment, state = load_run(folder)
     learned, meta_params, caps = experiment.learned, state.meta_params, cli.whole_numbers(_CAPS)
     for cap in caps:
         learned.cut(meta_params, cap)  # a bad one is refused before any output
@@ -72,6 +108,12 @@ def main(_: list[str]) -> None:
             print(f"{name}: {of['min']:.4g} to {of['max']:.4g}, mean {of['mean']:.4g}")
     if own := learned.optimizer_flops:
         print(f"of a full step, products of the inner optimizer: {own / 1e6:.4g} MFLOP")
+    schedule = learned.schedule(meta_params, experiment.spec.eval.num_steps)
+    if schedule is not None:
+        print("\nschedule of the learned lengths")
+        print_segments(schedule, experiment.spec.eval.num_steps)
+    if _PRUNE.value is not None:
+        print_pruned(experiment, state, folder, _PRUNE.value)
     if caps:
         print_cut(experiment, meta_params, caps)
 

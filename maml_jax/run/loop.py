@@ -27,11 +27,13 @@ from maml_jax.run.formats import plural
 from maml_jax.run.loading import load
 from maml_jax.run.messages import note
 from maml_jax.run.metrics import MetricWriter, read_metrics
+from maml_jax.run.pruning import read_schedule
 from maml_jax.run.spec import RunSpec
 from maml_jax.run.warm_start import start_from
 from maml_jax.run.workdir import (
     BEST,
     CHECKPOINTS,
+    MakeSchedule,
     as_json,
     evaluate_both,
     load_run,
@@ -276,6 +278,7 @@ def evaluate_run(
     workdir: str | os.PathLike[str],
     overrides: dict[str, Any],
     output: str | os.PathLike[str] | None = None,
+    schedule: str = "compiled",
 ) -> Record:
     """Evaluates the newest and the validation-selected state of a run.
 
@@ -283,6 +286,7 @@ def evaluate_run(
       workdir: folder of the run, into which nothing is written.
       overrides: values that replace those of the config's `eval` section.
       output: FILE.csv or FILE.json for the values of every test episode; None writes nothing.
+      schedule: the inner loop of learned lengths, `compiled`, `pruned` or `masked`.
 
     Raises:
       UsageError: there is no run, an override is not allowed, or the file cannot be written.
@@ -291,8 +295,15 @@ def evaluate_run(
     table = None if output is None else EpisodeTable(files.local_folder(output))
     experiment, state = load_run(folder, overrides)
     _announce_evaluation(experiment.spec)
-    evaluated = evaluate_both(experiment, state, folder)
+    make_schedule: dict[str, MakeSchedule | None] = {
+        "compiled": None,
+        "masked": lambda state: None,
+        "pruned": lambda state: read_schedule(folder, int(state.step)),
+    }
+    evaluated = evaluate_both(experiment, state, folder, make_schedule[schedule])
     record = evaluated.record | provenance.describe()
+    if experiment.learned.gates is not None:
+        record["schedule"] = schedule
     if table is not None:
         table.write(record, evaluated.episodes)
     return record

@@ -133,7 +133,9 @@ class Model:
         @cache
         def compiled(ways: int, num_steps: int) -> _Compiled:
             experiment, meta_params = self.for_ways(ways)
-            problem, loop = experiment.problem, experiment.inner_loop(num_steps)
+            schedule = experiment.learned.schedule(meta_params, num_steps)
+            loop = dataclasses.replace(experiment.inner_loop(num_steps), schedule=schedule)
+            problem = experiment.problem
 
             def adapt_one(meta_params: MetaParams, support: Examples) -> Params:
                 prepared = problem.prepare(Episode(support, support)).support

@@ -3,12 +3,14 @@
 import json
 import pathlib
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from maml_jax.errors import UsageError
+from maml_jax.lengths.schedule import Schedule
 from maml_jax.meta.evaluate import PerEpisode
 from maml_jax.run import files
 from maml_jax.run.build import Experiment, build
@@ -231,6 +233,12 @@ def _estimates(evaluation: Evaluation) -> Record:
     return record
 
 
+class MakeSchedule(Protocol):
+    """The schedule of a state's inner loop; None for the loop that masks."""
+
+    def __call__(self, state: TrainState, /) -> Schedule | None: ...
+
+
 class Evaluated(NamedTuple):
     """What an evaluation says."""
 
@@ -238,14 +246,19 @@ class Evaluated(NamedTuple):
     episodes: dict[str, PerEpisode]  # parameters (last, selected) -> values of every test episode
 
 
-def _evaluate_state(experiment: Experiment, state: TrainState) -> tuple[Record, PerEpisode]:
+def _evaluate_state(
+    experiment: Experiment, state: TrainState, make_schedule: MakeSchedule
+) -> tuple[Record, PerEpisode]:
     """The record of one state, and the values of every test episode.
 
     Learned lengths are evaluated hard; what the soft gates of training give is under "soft".
     """
     spec, learned = experiment.spec, experiment.learned
-    evaluation = experiment.evaluate(state.meta_params)
+    schedule = make_schedule(state)
+    evaluation = experiment.evaluate(state.meta_params, schedule=schedule)
     lengths = learned.lengths(state.meta_params)
+    if schedule is not None:
+        lengths = {path: np.minimum(of, schedule.last_steps[path]) for path, of in lengths.items()}
     record: Record = {
         "algorithm": spec.algorithm,
         "meta_step": int(state.step),
@@ -265,13 +278,33 @@ def _evaluate_state(experiment: Experiment, state: TrainState) -> tuple[Record, 
     return record, evaluation.per_episode
 
 
-def evaluate_both(experiment: Experiment, state: TrainState, workdir: pathlib.Path) -> Evaluated:
-    """The state's record, with that of the validation-selected parameters under "selected"."""
-    record, per_episode = _evaluate_state(experiment, state)
+def evaluate_both(
+    experiment: Experiment,
+    state: TrainState,
+    workdir: pathlib.Path,
+    make_schedule: MakeSchedule | None = None,
+) -> Evaluated:
+    """The state's record, with that of the validation-selected parameters under "selected".
+
+    Args:
+      experiment: the run's functions.
+      state: its state.
+      workdir: its folder.
+      make_schedule: the schedule that the inner loop is compiled for; None takes that of the
+        learned lengths, which changes nothing but the time.
+    """
+
+    def compiled(state: TrainState) -> Schedule | None:
+        return experiment.learned.schedule(state.meta_params, experiment.spec.eval.num_steps)
+
+    of_state = make_schedule or compiled
+    record, per_episode = _evaluate_state(experiment, state, of_state)
     episodes = {"last": per_episode}
     selected = newest(workdir / BEST, state, as_json(experiment.config))
     if selected is not None:
-        record["selected"], episodes["selected"] = _evaluate_state(experiment, selected.state)
+        record["selected"], episodes["selected"] = _evaluate_state(
+            experiment, selected.state, of_state
+        )
     return Evaluated(record, episodes)
 
 

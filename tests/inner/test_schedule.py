@@ -1,6 +1,7 @@
 """A loop that is compiled for a schedule equals the masked loop, in value and gradient."""
 
 import dataclasses
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import chex
@@ -25,6 +26,18 @@ STEPS = 4
 # Layer -> the steps that its values take: some channels halt before others, and some never move.
 LENGTHS = {"body": [0, 1], "head": [3, 2]}
 ORDER = ("body", "head")
+
+
+# One of each kind: with a count, a final number of steps, inner products, values for each tensor.
+FAST_OPTIMIZERS = ("nesterov", "ogm", "conjugate_gradient", "anderson", "meta_curvature_momentum")
+
+
+def slow_but(fast: Collection[str], names: Iterable[str], values: Callable[..., Any]) -> list[Any]:
+    """One parameter set a name, of which all but the fast ones are slow."""
+    return [
+        pytest.param(*values(of), id=of, marks=() if of in fast else pytest.mark.slow)
+        for of in names
+    ]
 
 
 def params() -> dict[str, Any]:
@@ -121,8 +134,10 @@ def compare(inner_loop: InnerLoop, schedule: Schedule, meta_params: MetaParams) 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(
     ("gate", "granularity"),
-    [(gate, "channel") for gate in GATES]
-    + [("ramp", granularity) for granularity in GRANULARITIES],
+    [
+        *slow_but(("ramp", "survival"), GATES, lambda gate: (gate, "channel")),
+        *slow_but(("parameter", "layer"), GRANULARITIES, lambda granularity: ("ramp", granularity)),
+    ],
 )
 def test_every_gate(gate: str, granularity: str) -> None:
     init = params()
@@ -133,7 +148,7 @@ def test_every_gate(gate: str, granularity: str) -> None:
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("name", INNER_OPTIMIZERS)
+@pytest.mark.parametrize("name", slow_but(FAST_OPTIMIZERS, INNER_OPTIMIZERS, lambda name: (name,)))
 def test_every_optimizer(name: str) -> None:
     init = params()
     gates, lengths, schedule = hard_gates("ramp", "channel", init)
