@@ -43,6 +43,7 @@ _TASKS = flags.DEFINE_integer("tasks", 100, "tasks of the larger batch", lower_b
 _EPISODES = flags.DEFINE_integer("episodes", 2_000, "test episodes of the accuracy", lower_bound=2)
 _MEMORY = flags.DEFINE_bool("memory", False, "measure memory and time of long loops instead")
 _INNER_STEPS = (5, 20, 100, 400)
+Variant = tuple[Experiment, MetaParams, Schedule | None]
 
 
 def adaptation(
@@ -65,7 +66,7 @@ def adaptation(
     return lambda: jax.block_until_ready(adapt(meta_params, support))
 
 
-def variants(name: str, folder: pathlib.Path) -> dict[str, tuple[Any, ...]]:
+def variants(name: str, folder: pathlib.Path) -> dict[str, Variant]:
     """Label -> (experiment, meta-parameters, schedule) of a run."""
     experiment, state = load_run(folder, {"num_episodes": _EPISODES.value})
     meta_params = state.meta_params
@@ -94,7 +95,7 @@ def compute(experiment: Experiment, meta_params: MetaParams, schedule: Schedule 
 
 def time_runs() -> None:
     """Times all runs and keeps the result."""
-    made: dict[str, tuple[Any, ...]] = {}
+    made: dict[str, Variant] = {}
     for run in _RUNS.value:
         name, _, folder = run.partition("=")
         made |= variants(name, pathlib.Path(folder))
