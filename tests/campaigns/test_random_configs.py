@@ -32,6 +32,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "data.splits_dir": ("",),
     "data.dir": ("",),
     "baselines": ((), ("pretrained",), ("oracle",)),
+    "init_from": ("",),
     "task.ways": (2, 3, 50),
     "seed": (0, 2**32 - 1),
     "cpu_devices": (0,),  # the devices of this process are in use already
