@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from maml_jax import keys
 from maml_jax.checks import check_carry, check_meta_params, loss_and_aux
 from maml_jax.inner.meta_gradients import META_GRADIENTS, InnerInputs, MetaGradient
-from maml_jax.inner.optimizers.registry import check_direction, sgd
+from maml_jax.inner.optimizers.direction import check_direction
+from maml_jax.inner.optimizers.registry import sgd
 from maml_jax.inner.step import (
     add_proximal,
     depends_on,
