@@ -55,8 +55,7 @@ def check_inner_optimizer(name: str) -> None:
 
     - `update` accepts the extra args `gate`, `step_size` and `value`, and keeps the shapes and the
       dtypes, float32 or bfloat16, of gradients and state: it is traced once for all steps.
-    - The first directions point uphill, because the inner loop subtracts them.
-    - Directions and meta-gradients are finite where an inner gradient is exactly 0.
+    - First directions point uphill; all, and meta-gradients, are finite where a gradient is 0.
     - On a small network with tanh, the meta-gradients `exact` and `reverse` agree with each other
       and with finite differences in float64.
     - The gradient of a coordinate with gate 0 does not change the others.
