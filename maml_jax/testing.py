@@ -22,6 +22,7 @@ from jax.flatten_util import ravel_pytree
 from maml_jax.errors import first_line
 from maml_jax.inner.adapt import InnerLoop
 from maml_jax.inner.optimizers import registry
+from maml_jax.inner.optimizers.direction import points_downhill
 from maml_jax.lengths.gates import GATES, Gates
 from maml_jax.models.registry import MODELS
 from maml_jax.params import GRANULARITIES, Grouped
@@ -54,8 +55,7 @@ def check_inner_optimizer(name: str) -> None:
 
     - `update` accepts the extra args `gate`, `step_size` and `value`, and keeps the shapes and the
       dtypes, float32 or bfloat16, of gradients and state: it is traced once for all steps.
-    - The first directions point uphill, because the inner loop subtracts them.
-    - Directions and meta-gradients are finite where an inner gradient is exactly 0.
+    - First directions point uphill; all, and meta-gradients, are finite where a gradient is 0.
     - On a small network with tanh, the meta-gradients `exact` and `reverse` agree with each other
       and with finite differences in float64.
     - The gradient of a coordinate with gate 0 does not change the others.
@@ -91,8 +91,7 @@ def _check_update(of: str, name: str, params: Params) -> None:
 
     given = jax.eval_shape(lambda grads: (grads, transform.init(grads)), params)
     made = _must(f"{of} accept gate, step_size and value", jax.eval_shape, update, *given)
-    must = f"{of} return directions that point uphill; as_direction changes their sign"
-    assert not registry.points_downhill(transform, params), must
+    assert not points_downhill(transform, params), f"{of} return directions that point uphill"
     must = f"{of} keep the shapes and dtypes of gradients and state, or each step is traced anew"
     assert made == given, f"{must}: {given} became {made}"
 

@@ -20,7 +20,7 @@ from maml_jax.run.algorithms import ALGORITHMS
 from maml_jax.run.config import resolve
 from maml_jax.run.problems import TASKS
 from maml_jax.tasks.images.sources import DATASETS
-from tests.run.runs import ENVIRONMENT, ROOT, TINY
+from tests.run.runs import ENVIRONMENT, ROOT, TINY, call_all
 
 REGISTRIES = {
     "task": TASKS,
@@ -55,27 +55,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return folder
 
 
-def call(folder: pathlib.Path, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs a program that finds the modules of the folder."""
+def call(folder: pathlib.Path, *commands: list[str]) -> list[subprocess.CompletedProcess[str]]:
+    """Runs programs that find the modules of the folder."""
     path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
     environment = ENVIRONMENT | {"PYTHONPATH": path, "MAML_JAX_CACHE_DIR": str(folder / "cache")}
-    done = subprocess.run(
-        [sys.executable, "-m", f"experiments.{program}", *arguments],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return done
+    calls = call_all(commands, environment)
+    for done in calls:
+        assert done.returncode == 0, done.stderr
+    return calls
 
 
-def train(folder: pathlib.Path, workdir: pathlib.Path, *arguments: str) -> dict:
-    """Trains a tiny run; `arguments` begin with where the entries come from."""
+def training(workdir: pathlib.Path, *arguments: str) -> list[str]:
+    """The command of a tiny run; `arguments` begin with where the entries come from."""
     tiny = [f"--config.{key}={value}" for key, value in (TINY | {"num_meta_steps": 20}).items()]
     first, *others = arguments
-    done = call(folder, "train", first, f"--workdir={workdir}", *tiny, *others)
+    return ["train", first, f"--workdir={workdir}", *tiny, *others]
+
+
+def record_of(done: subprocess.CompletedProcess[str]) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -117,38 +114,40 @@ def test_a_config_file_that_imports_the_module(folder: pathlib.Path) -> None:
     assert resolve(config).own["lines"].scale == 1.0
 
 
-def test_one_run_with_entries_of_all_kinds_but_a_data_set(
+def test_one_run_with_entries_of_all_kinds_but_a_data_set_and_one_on_that(
     folder: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     """The flags of the commands together, on the config file that imports the module."""
-    workdir = tmp_path / "run"
-    flags = [flag for of in COMMANDS if workdir_of(of) != "patterns" for flag in overrides(of)]
-    trained = train(folder, workdir, f"--config={folder / 'my_config.py'}", *flags)
+    workdir, imports = tmp_path / "run", "--import=my_module"
+    (patterns,) = (of for of in COMMANDS if workdir_of(of) == "patterns")
+    flags = [flag for of in COMMANDS if of is not patterns for flag in overrides(of)]
+    trained, evaluated, reported, on_patterns = call(
+        folder,
+        training(workdir, f"--config={folder / 'my_config.py'}", *flags),
+        ["evaluate", imports, f"--workdir={workdir}"],
+        ["report", imports, f"--workdir={workdir}"],
+        training(tmp_path / "patterns", imports, *overrides(patterns)),
+    )
     config = json.loads((workdir / "config.json").read_text())
     assert config["lines"] == {"scale": 2.0}
     assert config["sines"] == {"width": 20}
     chosen = [config[of]["name"] for of in ("task", "model")]
     chosen += [config["inner"]["optimizer"], config["lengths"]["gate"], config["algorithm"]]
     assert chosen == ["lines", "sines", "normalized", "heavy_tailed", "kernel_maml"]
-    assert {name.split("/")[0] for name in trained["learned"]} == {"step_size", "momentum"}
-    assert all(path.endswith("/kernel") for path in trained["length_counts"])
+    record = record_of(trained)
+    assert {name.split("/")[0] for name in record["learned"]} == {"step_size", "momentum"}
+    assert all(path.endswith("/kernel") for path in record["length_counts"])
+    assert record_of(evaluated)["loss"] == record["loss"]
 
-    evaluate = call(folder, "evaluate", "--import=my_module", f"--workdir={workdir}")
-    assert json.loads(evaluate.stdout.splitlines()[-1])["loss"] == trained["loss"]
-
-    (workdir / "report.html").unlink()
-    call(folder, "report", "--import=my_module", f"--workdir={workdir}")
+    assert reported.stdout.strip().endswith("report.html")
     report = (workdir / "report.html").read_text()
     assert "lines.scale" in report
     assert "sines.width" in report
     assert "<h2>Final losses</h2>" in report
 
-
-def test_a_run_on_the_data_set(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    (command,) = (of for of in COMMANDS if workdir_of(of) == "patterns")
-    trained = train(folder, tmp_path / "run", "--import=my_module", *overrides(command))
-    assert trained["query_shots"] == 5
-    assert 0 <= trained["accuracy"][-1] <= 1
+    record = record_of(on_patterns)
+    assert record["query_shots"] == 5
+    assert 0 <= record["accuracy"][-1] <= 1
 
 
 @pytest.mark.slow
@@ -157,4 +156,5 @@ def test_every_command_on_its_own(
     folder: pathlib.Path, tmp_path: pathlib.Path, arguments: list[str]
 ) -> None:
     assert arguments[:4] == ["python", "-m", "experiments.train", "--import=my_module"]
-    assert train(folder, tmp_path / "run", "--import=my_module", *overrides(arguments))["loss"]
+    (done,) = call(folder, training(tmp_path / "run", arguments[3], *overrides(arguments)))
+    assert record_of(done)["loss"]

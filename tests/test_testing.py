@@ -31,7 +31,7 @@ def restored_registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 # The others are slow; tests/inner/optimizers/test_contracts.py has their contracts one by one.
-QUICK = ("sgd", "heavy_ball", "adam", "anderson", "meta_curvature")
+QUICK = ("adam", "meta_curvature")
 CHECKED = [
     pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow])
     for name in INNER_OPTIMIZERS

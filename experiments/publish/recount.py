@@ -1,6 +1,6 @@
-"""Counts the inner compute C of a kept study anew, from the lengths that its runs recorded.
+"""Counts the inner compute C of kept studies anew, from the lengths that their runs recorded.
 
-python -m experiments.publish.recount --name=acceleration_sinusoid_20
+python -m experiments.publish.recount acceleration_sinusoid_20 halting_sinusoid
 
 A result has C as it was counted when it was measured. This is for changes of the count, as when it
 came to include the products of the inner optimizer. Nothing else in the result changes.
@@ -9,7 +9,6 @@ came to include the products of the inner optimizer. Nothing else in the result 
 import json
 
 import numpy as np
-from absl import flags
 
 from experiments import cli
 from experiments.publish import results
@@ -17,8 +16,6 @@ from experiments.publish.results import Record
 from maml_jax.run.build import build
 from maml_jax.run.config import default_config, flatten, without_unused
 from maml_jax.run.learned import LearnedSummary, Lengths
-
-_NAME = flags.DEFINE_string("name", None, "name of a kept study", required=True)
 
 
 def learned_of(study: Record, arm: Record) -> LearnedSummary:
@@ -58,10 +55,11 @@ def recount(name: str) -> Record:
     return kept
 
 
-def main(_: list[str]) -> None:
-    """Writes the result and prints its path."""
-    print(results.write(_NAME.value, recount(_NAME.value)))
+def main(arguments: list[str]) -> None:
+    """Writes the results and prints their paths."""
+    for name in arguments[1:]:
+        print(results.write(name, recount(name)))
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, takes_arguments=True)

@@ -15,7 +15,8 @@ from maml_jax.inner.meta_gradients import (
     MetaGradient,
     through_the_steps,
 )
-from maml_jax.inner.optimizers.registry import check_direction, sgd
+from maml_jax.inner.optimizers.direction import check_direction
+from maml_jax.inner.optimizers.registry import sgd
 from maml_jax.inner.segments import Changing, Part, checkpointed_scan, like, restrict
 from maml_jax.inner.step import (
     add_proximal,

@@ -16,7 +16,7 @@ from maml_jax.errors import DivergedError, UsageError
 from maml_jax.run.build import build
 from maml_jax.run.config import _fields, _rule, default_config
 
-BUILT, TRAINED = 1_200, 160
+BUILT, TRAINED = 1_000, 150
 NAN, INF = math.nan, math.inf
 NUMBERS = (0, 1, 2, 3, 5, 0.0, 1e-3, 0.01, 0.1, 0.5, 0.9, 1.0, 2.0, -1.0)
 WIDTHS = ((), (4,), (4, 3), (2, 2, 2, 2))
@@ -32,6 +32,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "data.splits_dir": ("",),
     "data.dir": ("",),
     "baselines": ((), ("pretrained",), ("oracle",)),
+    "init_from": ("",),
     "task.ways": (2, 3, 50),
     "seed": (0, 2**32 - 1),
     "cpu_devices": (0,),  # the devices of this process are in use already

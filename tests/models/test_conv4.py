@@ -40,7 +40,15 @@ def meta_problem(normalization, max_pool, num_steps, **options):
 
 # One image per block puts the loop over blocks into one of the cases; it is slow to compile.
 @pytest.mark.parametrize(
-    ("normalization", "max_pool"), [(name, name == "batch") for name in NORMALIZATIONS]
+    ("normalization", "max_pool"),
+    [
+        pytest.param(
+            name,
+            name == "batch",
+            marks=[] if name in ("batch", "per_step") else [pytest.mark.slow],
+        )
+        for name in NORMALIZATIONS
+    ],
 )
 def test_meta_gradient_equals_plain_lax_in_reverse(normalization, max_pool):
     with jax.enable_x64(True):
@@ -55,7 +63,8 @@ def test_meta_gradient_equals_plain_lax_in_reverse(normalization, max_pool):
 
 
 # With full optimization, as in a run, operations are fused and rounded differently.
-@pytest.mark.parametrize("level", [0, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("level", [0, 3])
 def test_meta_gradient_equals_finite_differences(level):
     with jax.enable_x64(True):
         loss, init = meta_problem("batch", True, 1, block_patches=0)

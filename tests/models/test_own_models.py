@@ -35,10 +35,10 @@ def run_blocks(name: str) -> None:
     """Runs the code of the documentation that registers a network, with its imports."""
     pytest.importorskip(LIBRARIES.get(name, "flax"))
     scope: dict[str, object] = {}
+    of_linen = ["linen_net", "conv_net", "normalized_net"]
+    needed = of_linen[: of_linen.index(name) + 1] if name in of_linen else [name]
     for block in BLOCKS:
-        if f'"{name}"' in block or (
-            name in ("normalized_net", "conv_net") and '"linen_net"' in block
-        ):
+        if any(f'register_model("{of}"' in block for of in needed):
             exec(block, scope)
 
 

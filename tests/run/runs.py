@@ -5,7 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ml_collections import ConfigDict
 
@@ -45,9 +45,11 @@ def command(module: str, *arguments: str, **changes: object) -> list[str]:
 ENVIRONMENT = os.environ | {"XLA_FLAGS": COMPILE_FAST}  # one device
 
 
-def call(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+def call(
+    arguments: list[str], environment: Mapping[str, str] = ENVIRONMENT
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        arguments, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300
+        arguments, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
     )
 
 
@@ -71,9 +73,11 @@ for module, *arguments in json.loads(sys.argv[1]):
 """
 
 
-def call_all(commands: Sequence[list[str]]) -> list[subprocess.CompletedProcess[str]]:
-    """Calls binaries, each given as [module, *arguments], at the price of one import."""
-    done = call([sys.executable, "-c", _FORKS, json.dumps(commands)])
+def call_all(
+    commands: Sequence[list[str]], environment: Mapping[str, str] = ENVIRONMENT
+) -> list[subprocess.CompletedProcess[str]]:
+    """Calls binaries in turn, each given as [module, *arguments], at the price of one import."""
+    done = call([sys.executable, "-c", _FORKS, json.dumps(commands)], environment)
     assert done.returncode == 0, done.stderr
     results = [json.loads(line) for line in done.stdout.splitlines()]
     return [

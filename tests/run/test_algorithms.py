@@ -143,7 +143,7 @@ def test_meta_gradients_equal_finite_differences(name, gate, monkeypatch):
 @pytest.mark.parametrize("gate", GATES)
 def test_every_gate_goes_with_every_granularity_and_cost(gate, granularity, monkeypatch):
     changes = {"lengths__gate": gate, "lengths__granularity": granularity}
-    for cost in ("length", "compute"):
+    for cost in ("length", "compute") if granularity == "channel" else ("length",):
         settings = changes | {"lengths__cost": cost, "lengths__cost_weight": 0.1}
         if GATES[gate].per_step and granularity == "parameter":
             message = r"lengths: gate='survival' stores 3 logits .* use granularity 'channel'"
@@ -255,7 +255,7 @@ def test_reptile_gradient_is_exactly_the_way_back_and_0_for_what_stays(num_steps
 @pytest.mark.parametrize("name", entries("implicit"))
 def test_implicit_gradient_is_that_of_the_converged_proximal_problem(name, monkeypatch):
     """For parameters that adapt and for those that only enter the inner loss."""
-    converges = {"inner__num_steps": 300, "inner__cg_steps": 30, "inner__proximal": 2.0}
+    converges = {"inner__num_steps": 200, "inner__cg_steps": 30, "inner__proximal": 2.0}
     row = Row(name, monkeypatch, **converges).with_noise()
     support, query = row.episode
     proximal = row.experiment.spec.inner.proximal
@@ -335,9 +335,7 @@ def train_entry(name, devices=1, dispatches=(4, 4)):
     return train(on_devices(devices, algorithm=name), dispatches)
 
 
-@pytest.mark.parametrize(
-    "name", ["maml", "reptile", "imaml", "maml_plus_plus", "sparse_relu_maml", "adaptive_k"]
-)
+@pytest.mark.parametrize("name", ["reptile", "imaml", "maml_plus_plus", "adaptive_k"])
 def test_neither_devices_nor_dispatches_change_a_run(name):
     """Both at once: four steps on one device, and two times two on four; one row a kind."""
     one, four = train_entry(name)[0][1], train_entry(name, 4, (2, 2))[0][-1]
@@ -376,16 +374,14 @@ def test_a_meta_step_moves_what_is_learned_and_keeps_shapes_and_dtypes(name):
     [
         ("heavy_ball", "none", {}),
         ("heavy_ball", "tensor", {"momentum": 4}),
-        ("nesterov", "parameter", {"momentum": 25}),
         ("chebyshev", "global", {"largest": 1, "inverse_condition": 1}),
-        ("barzilai_borwein", "global", {"step": 1}),
         ("meta_curvature_momentum", "tensor", {"matrices": 3 + 3 * 64, "momentum": 4}),
     ],
 )
 def test_a_config_says_what_of_the_inner_optimizer_is_learned(optimizer, learned, expected):
     """Of a network 1-8-1: how many numbers of each hyper-parameter a meta-step moves."""
     config = tiny_config(
-        inner__optimizer=optimizer, inner__learn_optimizer=learned, inner__num_steps=4
+        inner__optimizer=optimizer, inner__learn_optimizer=learned, inner__num_steps=2
     )
     (before, after), _ = train(build(config), (4,))
     moved = {

@@ -22,7 +22,8 @@ from maml_jax.types import EpisodeSampler
 from tests.run.runs import tiny_config
 
 CLASSES, IMAGES, SIZE = 20, 6, 8
-MLP = {"model__name": "mlp", "model__normalization": "none", "inner__step_size": 0.1}
+BATCH_NORMALIZED_MLP = {"model__name": "mlp", "inner__step_size": 0.1}
+MLP = BATCH_NORMALIZED_MLP | {"model__normalization": "none"}
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +60,17 @@ def image_config(data: pathlib.Path, **changes: object) -> ConfigDict:
     return tiny_config(**(settings | changes))
 
 
-def test_from_config_to_report(data: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    # Seeds 0 to 2 end at 0.63 to 0.66.
-    learns = {"model__head_init": "xavier", "outer__learning_rate": 1e-2}
+CONV4 = {"model__head_init": "xavier", "outer__learning_rate": 1e-2}
+NETWORKS = [
+    pytest.param(BATCH_NORMALIZED_MLP | {"outer__learning_rate": 1e-2}, id="mlp"),
+    pytest.param(CONV4, id="conv4", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("learns", NETWORKS)
+def test_from_config_to_report(
+    data: pathlib.Path, tmp_path: pathlib.Path, learns: dict[str, object]
+) -> None:
     config = image_config(data, eval__num_episodes=64, **learns)
     record = train_and_evaluate(config, tmp_path)
     assert len(record["accuracy"]) == 3

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import signal
+import subprocess
 from types import SimpleNamespace
 
 import jax
@@ -25,7 +26,7 @@ from maml_jax.run.report import write_report
 from maml_jax.run.workdir import load_run, open_workdir
 from maml_jax.types import PyTree
 from tests.inner.problems import assert_bits_equal, assert_moves
-from tests.run.runs import call, command, tiny_config
+from tests.run.runs import call_all, tiny_config
 from tests.run.test_resume import assert_same_run
 
 STEPS, EVAL_STEPS = 3, 4
@@ -172,11 +173,19 @@ def test_what_is_learned_of_step_sizes_and_optimizer_is_told(
         assert told[name] == pytest.approx({"min": value, "mean": value, "max": value})
 
 
+@pytest.fixture(scope="module")
+def printed(finished: pathlib.Path) -> list[subprocess.CompletedProcess[str]]:
+    """experiments.lengths with good and with bad caps."""
+    arguments = ["lengths", f"--workdir={finished}"]
+    return call_all([[*arguments, f"--caps={caps}"] for caps in ("0", "0,4")])
+
+
 def test_lengths_prints_a_row_for_every_tensor(
-    finished: pathlib.Path, loaded: tuple[Experiment, dict[str, np.ndarray]]
+    printed: list[subprocess.CompletedProcess[str]],
+    finished: pathlib.Path,
+    loaded: tuple[Experiment, dict[str, np.ndarray]],
 ) -> None:
-    arguments = [*command("lengths")[:3], f"--workdir={finished}"]
-    done = call(arguments)
+    done = printed[0]
     assert done.returncode == 0, done.stderr
     head, *rows = done.stdout.split("\n\n")[0].splitlines()
     assert head.split()[:2] == ["tensor", "shape"]
@@ -198,10 +207,11 @@ def test_lengths_prints_a_row_for_every_tensor(
 
 
 def test_lengths_shows_what_long_lengths_are_worth(
-    finished: pathlib.Path, loaded: tuple[Experiment, dict[str, np.ndarray]]
+    printed: list[subprocess.CompletedProcess[str]],
+    finished: pathlib.Path,
+    loaded: tuple[Experiment, dict[str, np.ndarray]],
 ) -> None:
-    arguments = [*command("lengths")[:3], f"--workdir={finished}"]
-    done = call([*arguments, "--caps=0"])
+    done, wrong = printed
     head, *rows = done.stdout.split("\n\n")[-1].splitlines()
     assert head.split() == ["cap", "mean", "loss", "median"]
     (most, full, _), (cap, unadapted, _) = (row.split() for row in rows)
@@ -210,7 +220,6 @@ def test_lengths_shows_what_long_lengths_are_worth(
     _, state = load_run(finished)
     losses = experiment.evaluate(state.meta_params, "validation").estimates["loss"].mean
     assert (full, unadapted) == (f"{losses[-1]:.4g}", f"{losses[0]:.4g}")
-    wrong = call([*arguments, "--caps=0,4"])
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert f"lengths cannot be cut to 4; use 0 to inner.num_steps={STEPS}" in wrong.stderr
 
@@ -260,7 +269,7 @@ def test_killed_then_stopped_and_resumed_is_bit_for_bit(
     assert_same_run(workdir, finished)
 
 
-@pytest.mark.parametrize("gate", ["ramp", "straight_through"])
+@pytest.mark.parametrize("gate", [pytest.param("ramp", marks=pytest.mark.slow), "straight_through"])
 def test_lengths_find_the_best_k_of_quadratics(gate: str) -> None:
     problem = known_lengths.make_problem(jax.random.key(3), 40)
     learned = known_lengths.learn(problem, gate, start=10.0, cost=0.02, num_steps=1_000)
@@ -284,12 +293,17 @@ def test_soft_evaluation_has_the_noise_of_training() -> None:
 
 
 def test_lengths_wait_until_they_are_learned() -> None:
-    config = adaptive_config()
-    config.lengths.initial_length, config.outer.lengths_from = 2.0, 20
+    config = tiny_config(
+        algorithm="adaptive_k",
+        inner__num_steps=3,
+        lengths__initial_length=2.0,
+        lengths__gate="ramp",
+    )
+    config.outer.lengths_from = 10
     experiment = build(config)
     state = experiment.init()
     first = jax.tree.map(np.array, state.meta_params)  # a dispatch takes the state
-    state, _ = experiment.train(state, 20)
+    state, _ = experiment.train(state, 10)
     assert_bits_equal(state.meta_params.lengths, first.lengths)
     assert_moves(jax.tree.map(jnp.subtract, state.meta_params.init, first.init))
     state, _ = experiment.train(state, 10)

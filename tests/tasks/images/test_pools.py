@@ -50,6 +50,7 @@ def shared_cache(tmp_path_factory):
 
 
 @prepared
+@pytest.mark.slow  # reads and resizes 32,460 drawings
 def test_omniglot(shared_cache):
     pools = load_pools(DataSettings(name="omniglot", cache_dir=shared_cache))
     for pool, classes in zip(pools[:3], (1100, 100, 423), strict=True):
