@@ -12,23 +12,25 @@ PARAMS_BYTES = 4 * 2 * HIDDEN  # |θ|, float32
 ACTIVATION_BYTES = 4 * BATCH * HIDDEN  # one hidden layer of the support batch
 
 
-def bytes_per_step(make_optimizer, meta_gradient):
-    """Increase of temporary memory with K."""
+def temporary_bytes(make_optimizer, meta_gradient, num_steps, pieces):
     support = regression_data(size=BATCH)
     meta = MetaParams(net_params(HIDDEN), (), jnp.asarray(0.1), {"momentum": jnp.asarray(0.5)})
 
-    def temporary_bytes(num_steps):
-        def query_loss(meta):
-            adaptation = adapt(
-                regression_loss, make_optimizer, meta, support, jax.random.key(0),
-                num_steps=num_steps, meta_gradient=meta_gradient,
-            )  # fmt: skip
-            return regression_loss(adaptation.params, support, None)[0]
+    def query_loss(meta):
+        adaptation = adapt(
+            regression_loss, make_optimizer, meta, support, jax.random.key(0),
+            num_steps=num_steps, meta_gradient=meta_gradient, checkpoint_segments=pieces,
+        )  # fmt: skip
+        return regression_loss(adaptation.params, support, None)[0]
 
-        compiled = jax.jit(jax.grad(query_loss)).lower(meta).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
+    compiled = jax.jit(jax.grad(query_loss)).lower(meta).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
 
-    return (temporary_bytes(40) - temporary_bytes(8)) / 32
+
+def bytes_per_step(make_optimizer, meta_gradient):
+    """Increase of temporary memory with K, in one scan."""
+    few, many = (temporary_bytes(make_optimizer, meta_gradient, k, 1) for k in (8, 40))
+    return (many - few) / 32
 
 
 def test_exact_keeps_states_and_gradients_but_no_activations():
@@ -38,3 +40,10 @@ def test_exact_keeps_states_and_gradients_but_no_activations():
 
 def test_reverse_keeps_activations():
     assert bytes_per_step(sgd, "reverse") >= ACTIVATION_BYTES > 10 * PARAMS_BYTES
+
+
+def test_long_loops_keep_pieces():
+    """The residuals of 2 √K steps in place of those of K, without being asked."""
+    nested, scan = (temporary_bytes(sgd, "reverse", 100, pieces) for pieces in (None, 1))
+    assert scan >= 100 * ACTIVATION_BYTES
+    assert nested <= scan / 4

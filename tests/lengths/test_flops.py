@@ -229,7 +229,7 @@ BY_HAND = StepCosts(100.0, {"deep": 50.0, "middle": 20.0, "top": 0.0},
         ({"deep": 0, "middle": 0, "top": 1}, 103),
         ({"deep": 0, "middle": 0, "top": 3}, 103 + 2 * 23),
         ({"deep": 0, "middle": 2, "top": 3}, 130 + 100 + 73),
-        ({"deep": 1, "middle": 3, "top": 0}, 157 + 2 * 127),
+        ({"deep": 1, "middle": 3, "top": 0}, 157 + 127 + 97),
         ({"deep": 2, "middle": 2, "top": 2}, 2 * BY_HAND.full_step),
     ],
 )

@@ -40,6 +40,7 @@ FIGURES = (
     "Learned lengths",
     "Where the lengths are",
     "Who still adapts",
+    "The compiled inner loop",
     "Compute and lengths in training",
     "Sparsity in training",
 )

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from maml_jax.run.figures.runs import Picture, Run, describe_task
+from maml_jax.run.figures.schedule import segments
 from maml_jax.run.figures.style import MOST_SERIES, count, name_lines, single
 from maml_jax.run.learned import Lengths
 
@@ -171,6 +172,13 @@ def length_pictures(runs: list[Run]) -> list[Picture]:
             "The share of each tensor's parameters that an inner step still changes; the dashed "
             "line is the whole network.",
             lambda _: share_alive(lengths, run.experiment.spec.eval.num_steps),
+        ),
+        Picture(
+            "The compiled inner loop",
+            "A tensor moves as long as one of its parameters does. Between two dotted lines the "
+            "same tensors move, and only they are differentiated; above stands how long one test "
+            "task takes there, on the machine that drew this report.",
+            segments,
         ),
         Picture(
             "Compute and lengths in training",
