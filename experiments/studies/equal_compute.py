@@ -23,7 +23,8 @@ from experiments.studies.study import Arm, ConfigValue, Overrides, step_size_tri
 from experiments.studies.task_flag import TASK
 
 flags.adopt_module_key_flags(study_cli)
-HEAD_STEPS = 3  # of the last layer alone cost what one full step does, within 4%
+# Steps of the last layer alone that cost one full step, within 4%, if features are charged in each.
+HEAD_STEPS = 3
 STEP_SIZES = {"sinusoid": (0.0025, 0.01, 0.04), "omniglot": (1.0, 2.0)}
 OUTER_LEARNING_RATES = {"sinusoid": (6e-3, 1.2e-2), "omniglot": (3e-3, 6e-3)}
 # Outer learning rates of learned step sizes: 1% and 10% of α.
