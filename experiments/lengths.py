@@ -66,7 +66,7 @@ def print_pruned(
     about = {"meta_step": int(state.step), "tolerance": tolerance, "episodes": episodes}
     write_schedule(folder, pruned, about)
     unit = "points of accuracy" if experiment.problem.ways else "% of the loss"
-    share = pruned.compute / pruned.compute_before
+    share = pruned.compute / (pruned.compute_before or 1)
     print(f"\npruned schedule, C {share:.0%} of before, written to {folder / FILE}")
     drop = f"{pruned.drop:.3f} ± {pruned.drop_ci95:.3f}"
     print(f"it costs {drop} {unit} on {episodes} validation episodes")

@@ -51,7 +51,7 @@ def prune_schedule(
       start: the schedule to begin with.
       tolerance: in the units of the score.
     """
-    steps = dict(start.last_steps)
+    steps, at_first = dict(start.last_steps), compute(dict(start.last_steps))
     reference = score(steps)
 
     def allowed(tried: dict[str, int]) -> bool:
@@ -72,12 +72,11 @@ def prune_schedule(
                 if steps[path] and compute(steps | {path: 0}) < compute(steps):
                     steps[path] = shortest(path)
                 progress.update()
-                progress.set_postfix(compute=f"{compute(steps) / compute(before):.0%}")
+                progress.set_postfix(compute=f"{compute(steps) / (at_first or 1):.0%}")
             changed = steps != before
     drops = reference - score(steps)
     error = 1.96 * float(np.std(drops, ddof=1)) / len(drops) ** 0.5
-    costs = compute(steps), compute(dict(start.last_steps))
-    return Pruned(Schedule(steps), float(np.mean(drops)), error, *costs)
+    return Pruned(Schedule(steps), float(np.mean(drops)), error, compute(steps), at_first)
 
 
 def prune(experiment: Experiment, meta_params: MetaParams, tolerance: float) -> Pruned:
