@@ -78,6 +78,42 @@ def benchmark_resnet12() -> str:
     return with_origin(markdown(head, rows), record)
 
 
+def benchmark_schedules() -> str:
+    """Time of adapting to test tasks with masked, compiled and pruned inner loops."""
+    record = results.read("benchmark_schedules")
+    tasks = record["tasks"]
+    rows = [
+        [
+            label,
+            f"{np.median(row['milliseconds_1']):.1f}",
+            f"{np.median(row[f'milliseconds_{tasks}']):,.0f}",
+            f"{row['compute'] / 1e6:,.0f}",
+            f"{100 * row['accuracy']:.2f} ± {100 * row['accuracy_ci95']:.2f}",
+        ]
+        for label, row in record["rows"].items()
+    ]
+    head = ["run", "1 task, ms", f"{tasks} tasks, ms", "C, MFLOP a task"]
+    return with_origin(
+        markdown([*head, f"accuracy of {record['episodes']:,} tasks, %"], rows), record
+    )
+
+
+def benchmark_checkpoints() -> str:
+    """Time and temporary memory of a meta-gradient of 8 Omniglot tasks against K."""
+    record = results.read("benchmark_checkpoints")
+    rows = [
+        [
+            str(row["num_steps"]),
+            row["kind"],
+            f"{np.median(row['milliseconds']):,.0f}" if "milliseconds" in row else "",
+            f"{row['temporary_megabytes']:,.0f}",
+        ]
+        for row in record["rows"]
+    ]
+    head = ["K", "meta-gradient", "ms", "temporary memory, MB"]
+    return with_origin(markdown(head, rows), record)
+
+
 def _error(of: float) -> str:
     """An error relative to that at the start, or that it has grown."""
     return f"{of:.1e}" if of < LARGEST else DIVERGED

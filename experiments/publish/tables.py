@@ -24,6 +24,7 @@ ROOT = pathlib.Path(__file__).parent.parent.parent
 PAGES = (
     ROOT / "README.md",
     ROOT / "docs" / "algorithms.md",
+    ROOT / "docs" / "learned_lengths.md",
     ROOT / "docs" / "results.md",
     ROOT / "docs" / "using_models.md",
     results.RESULTS / "README.md",
@@ -95,6 +96,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "benchmark_inner_steps": benchmark_tables.benchmark_inner_steps,
     "benchmark_convolution": benchmark_tables.benchmark_convolution,
     "benchmark_resnet12": benchmark_tables.benchmark_resnet12,
+    "benchmark_schedules": benchmark_tables.benchmark_schedules,
+    "benchmark_checkpoints": benchmark_tables.benchmark_checkpoints,
 }
 
 
