@@ -35,6 +35,7 @@ from maml_jax.params import (
     check_adapted,
     everything,
     merge_params,
+    same_at_every_step,
     split_floats,
     split_params,
     with_paths,
@@ -59,12 +60,6 @@ def no_monitor(params: Params, k: Array) -> tuple[()]:
     """A monitor that records nothing."""
     del params, k
     return ()
-
-
-def same_at_every_step(params: Params, k: Array) -> Params:
-    """Leaves the parameters as they are."""
-    del k
-    return params
 
 
 @jax.custom_vjp

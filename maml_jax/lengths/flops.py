@@ -26,8 +26,15 @@ import jax.numpy as jnp
 import optax
 from jax.extend.core import Jaxpr, JaxprEqn, Var
 
-from maml_jax.params import Shape, everything, merge_params, split_params, with_paths
-from maml_jax.types import Array, LossFn, Params, PathPredicate, PyTree
+from maml_jax.params import (
+    Shape,
+    everything,
+    merge_params,
+    same_at_every_step,
+    split_params,
+    with_paths,
+)
+from maml_jax.types import Array, AtStepFn, LossFn, Params, PathPredicate, PyTree
 
 Arguments = TypeVarTuple("Arguments")
 
@@ -140,17 +147,19 @@ def flops_by_inputs(
 
 
 def _fixed_flops(
-    loss: Callable[[*Arguments], Array], adapted: Params, *others: PyTree
+    loss: Callable[..., Array], adapted: Params, frozen: Params, support: PyTree
 ) -> dict[str, float]:
-    """Path -> FLOPs of the loss that do not depend on the tensor."""
-    jaxpr = jax.make_jaxpr(loss)(adapted, *others).jaxpr
-    tensors = [frozenset([path]) for path in with_paths(adapted)]
+    """Path -> FLOPs of the loss that depend neither on the tensor nor on the step."""
+
+    def at_step(adapted: Params, step: tuple[Array, Array], *others: PyTree) -> Array:
+        return loss(adapted, *others, *step)
+
+    paths, step = list(with_paths(adapted)), (jax.random.key(0), jnp.zeros((), jnp.int32))
+    jaxpr = jax.make_jaxpr(at_step)(adapted, step, frozen, support).jaxpr
+    tensors = [*(frozenset([path]) for path in paths), *[frozenset(paths)] * len(step)]
     tensors += [frozenset()] * (len(jaxpr.invars) - len(tensors))
     parts, _ = flops_by_inputs(jaxpr, tensors)
-    return {
-        path: sum(flops for flops, read in parts if path not in read)
-        for path in with_paths(adapted)
-    }
+    return {path: sum(flops for flops, read in parts if path not in read) for path in paths}
 
 
 def optimizer_flops(optimizer: optax.GradientTransformation, adapted: Params) -> dict[str, float]:
@@ -182,6 +191,7 @@ def step_costs(
     *,
     adapts: PathPredicate = everything,
     optimizer: optax.GradientTransformation | None = None,
+    at_step: AtStepFn = same_at_every_step,
 ) -> StepCosts:
     """Counts what a step of a loss costs on one task's support data.
 
@@ -191,15 +201,18 @@ def step_costs(
       support: one task's data, arrays or their shapes.
       adapts: selects the adapted parameters by path.
       optimizer: the inner optimizer, over the adapted parameters; None is gradient descent.
+      at_step: see `maml_jax.inner.adapt.InnerLoop`; what depends on the step is never the same.
 
     Returns:
       The costs, counted in the gradients of single tensors and of their pairs with the deepest one.
     """
     adapted, frozen = split_params(params, adapts)
-    key = jax.random.key(0)
+    key, first = jax.random.key(0), jnp.zeros((), jnp.int32)
 
-    def loss(adapted: Params, frozen: Params, support: PyTree) -> Array:
-        return loss_fn(merge_params(adapted, frozen), support, key)[0]
+    def loss(
+        adapted: Params, frozen: Params, support: PyTree, key: Array = key, k: Array = first
+    ) -> Array:
+        return loss_fn(at_step(merge_params(adapted, frozen), k), support, key)[0]
 
     def of(*paths: str) -> float:
         chosen, others = split_params(adapted, lambda path: path in paths)

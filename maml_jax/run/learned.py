@@ -88,15 +88,13 @@ class LearnedSummary:
         """FLOPs of an inner step on the support data of one evaluation episode."""
         sampler = self.problem.sampler(self.spec.eval.shots, self.spec.eval.query_shots, "test")
         support = jax.eval_shape(sampler, jax.random.key(0)).support
-        zero = jnp.zeros((), jnp.int32)
         return step_costs(
-            lambda params, support, key: self.problem.loss(
-                self.problem.at_step(params, zero), support, key
-            ),
+            self.problem.loss,
             self._params,
             support,
             adapts=self.adapts,
             optimizer=self._optimizer,
+            at_step=self.problem.at_step,
         )
 
     @property

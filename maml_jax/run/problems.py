@@ -8,13 +8,12 @@ import grain
 import jax.numpy as jnp
 
 from maml_jax.errors import UsageError
-from maml_jax.inner.adapt import same_at_every_step
 from maml_jax.meta.train_step import same_episode
 from maml_jax.models.functional import Network, initial_params, outputs_of
 from maml_jax.models.losses import classification_logits, classification_loss, with_reference
 from maml_jax.models.normalization import at_step, norm_shifts_do_not_adapt, with_steps
 from maml_jax.models.registry import MODELS
-from maml_jax.params import everything
+from maml_jax.params import everything, same_at_every_step
 from maml_jax.registry import Registry
 from maml_jax.run.messages import note
 from maml_jax.settings import check_settings_class

@@ -278,3 +278,17 @@ def test_the_derivative_of_the_largest_element_is_spread_over_those_near_to_it()
     np.testing.assert_allclose(gradient, [0.5, 0.5, 0.0])
     nothing = jax.grad(largest)(values, values > 1)
     np.testing.assert_array_equal(nothing, jnp.zeros(3))
+
+
+def test_features_of_a_step_are_not_computed_once():
+    """Those of parameters that hold a row for every step, here the first layer."""
+    loss_fn, params, support = problem(*NETWORKS["mlp"])
+    plain = step_costs(loss_fn, params, support)
+
+    def at_step(params, k):
+        return params | {"dense_0": jax.tree.map(lambda leaf: leaf * (k + 1), params["dense_0"])}
+
+    costs = step_costs(loss_fn, params, support, at_step=at_step)
+    assert costs[:3] == plain[:3]
+    assert plain.fixed["head/bias"] == plain.forward
+    assert set(costs.fixed.values()) == {0.0}
