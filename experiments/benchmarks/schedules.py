@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from ml_collections import ConfigDict
 
 from configs.omniglot import get_config
 from experiments import cli
@@ -35,7 +36,7 @@ from maml_jax.run import provenance
 from maml_jax.run.build import Experiment, build, fastest_chunk
 from maml_jax.run.pruning import FILE, read_schedule
 from maml_jax.run.workdir import load_run
-from maml_jax.types import Array, Params
+from maml_jax.types import Array, Params, TrainState
 
 _RUNS = flags.DEFINE_list("runs", [], "NAME=WORKDIR of trained runs, all with the same task")
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "timed repetitions of each variant", lower_bound=5)
@@ -93,6 +94,22 @@ def compute(experiment: Experiment, meta_params: MetaParams, schedule: Schedule 
     return learned.compute({path: np.array(of) for path, of in schedule.last_steps.items()})
 
 
+def training(experiment: Experiment, meta_params: MetaParams) -> dict[str, Callable[[], object]]:
+    """Ten meta-steps with these lengths, by the masked loop and by the one compiled for them."""
+    variants: dict[str, Callable[[], object]] = {}
+    for name, share in (("masked", 1.0), ("compiled", 1e-9)):
+        config = ConfigDict(experiment.config.to_dict())
+        config.lengths.freeze_at = share
+        train = build(config)
+        state = train.init(lambda _: meta_params)
+
+        def run(train: Experiment = train, state: TrainState = state) -> object:
+            return jax.block_until_ready(train.train(jax.tree.map(jnp.copy, state), 10)[0].step)
+
+        variants[f"training, {name}"] = run
+    return variants
+
+
 def time_runs() -> None:
     """Times all runs and keeps the result."""
     made: dict[str, Variant] = {}
@@ -105,6 +122,10 @@ def time_runs() -> None:
         for label, seconds in compare(timed, _ROUNDS.value).items():
             rows[label][f"milliseconds_{tasks}"] = [1e3 * value for value in seconds]
             print(f"{label:32s} {tasks:4d} tasks {1e3 * statistics.median(seconds):10.2f} ms")
+    learned = [of for of in made.values() if of[2] is not None]
+    meta_steps = compare(training(*learned[0][:2]), _ROUNDS.value) if learned else {}
+    for label, seconds in meta_steps.items():
+        print(f"{label:32s} {statistics.median(seconds) / 10:.3f} s a meta-step")
     every = {label: accuracy(*of) for label, of in made.items()}
     for label, values in every.items():
         rows[label]["accuracy"] = float(values.mean())
@@ -117,6 +138,7 @@ def time_runs() -> None:
         "configs": {label: of[0].config.to_dict() for label, of in made.items()},
         "last_steps": {label: dict(of[2].last_steps) for label, of in made.items() if of[2]},
         "rows": rows,
+        "seconds_10_meta_steps": meta_steps,
     }
     print(results.write("benchmark_schedules", record))
 
