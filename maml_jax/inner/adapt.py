@@ -360,7 +360,9 @@ def _adapt(
         collected.append(outputs)
     losses, aux, gates_on, watched = jax.tree.map(lambda *of: jnp.concatenate(of), *collected)
     chex.assert_shape((losses, gates_on), (loop.num_steps,))
-    monitored = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, watched)
+    monitored = jax.tree.map(
+        lambda a, b: jnp.concatenate([jnp.asarray(a)[None], b]), first, watched
+    )
     if estimator.only_init and loop.num_steps:
         monitored = _without_derivative(monitored)
     last_step, adapted = jnp.asarray(start + loop.num_steps, jnp.int32), carry[0]

@@ -291,7 +291,7 @@ def test_traced_lengths_are_refused() -> None:
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("estimator", ["exact", "reverse"])
-@pytest.mark.parametrize("pieces", [2, 3, STEPS, 9])
+@pytest.mark.parametrize("pieces", [3, pytest.param(9, marks=pytest.mark.slow)])
 def test_checkpointed_pieces_change_nothing(estimator: str, pieces: int) -> None:
     init = params()
     gates, lengths, schedule = hard_gates("ramp", "channel", init)
