@@ -23,7 +23,7 @@ from absl import flags
 
 from experiments import cli
 from experiments.benchmarks import torch_peers
-from experiments.benchmarks.memory import temporary_megabytes
+from experiments.benchmarks.measuring import temporary_megabytes
 from experiments.publish import results
 from experiments.publish.results import Record
 from maml_jax import Episode, Examples, InnerLoop, MetaParams

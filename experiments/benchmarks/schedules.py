@@ -24,8 +24,7 @@ from ml_collections import ConfigDict
 
 from configs.omniglot import get_config
 from experiments import cli
-from experiments.benchmarks.memory import temporary_megabytes
-from experiments.benchmarks.sinusoid import compare
+from experiments.benchmarks.measuring import compare, temporary_megabytes
 from experiments.publish import results
 from experiments.publish.results import Record
 from maml_jax import InnerLoop, MetaParams, Objective

@@ -10,8 +10,7 @@ of the meta-gradient against K. The result is kept in experiments/results/benchm
 """
 
 import statistics
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -21,7 +20,7 @@ from absl import flags
 
 from configs.sinusoid import get_config
 from experiments import cli
-from experiments.benchmarks.memory import temporary_megabytes
+from experiments.benchmarks.measuring import compare, temporary_megabytes
 from experiments.publish import results
 from experiments.publish.results import Record
 from maml_jax import InnerLoop, Objective
@@ -79,19 +78,6 @@ def train_loop(experiment: Experiment, steps_per_dispatch: int) -> Callable[[int
         jax.block_until_ready(state)
 
     return run
-
-
-def compare(variants: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each variant in each round, in the order A B C A B C ...; one warm-up each."""
-    for run in variants.values():
-        run()
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(rounds):
-        for name, run in variants.items():
-            started = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - started)
-    return seconds
 
 
 def meta_gradient(
