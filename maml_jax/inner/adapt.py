@@ -1,34 +1,29 @@
 """The inner loop, which is the only loop over inner steps in the code base."""
 
 import dataclasses
-from typing import NamedTuple, cast
+from typing import cast
 
 import chex
 import jax
 import jax.numpy as jnp
 
-from maml_jax import keys
 from maml_jax.checks import check_carry, check_meta_params, loss_and_aux
 from maml_jax.inner.meta_gradients import (
     META_GRADIENTS,
-    InnerInputs,
     MetaGradient,
     through_the_steps,
 )
 from maml_jax.inner.optimizers.direction import check_direction
 from maml_jax.inner.optimizers.registry import sgd
-from maml_jax.inner.segments import Changing, Part, checkpointed_scan, like, restrict
+from maml_jax.inner.segments import Changing, Part, like
 from maml_jax.inner.step import (
-    add_proximal,
     depends_on,
-    keep_cotangents_finite,
     keeping_dtypes,
-    proximal_term,
     reads_loss,
-    share_on,
     take_step,
 )
 from maml_jax.inner.step_sizes import broadcast
+from maml_jax.inner.task import Task
 from maml_jax.lengths.gates import always_on
 from maml_jax.lengths.schedule import Schedule, Segment
 from maml_jax.params import (
@@ -247,79 +242,6 @@ class InnerLoop:
         return self.schedule.segments(self.num_steps, start)
 
 
-class _Task(NamedTuple):
-    """What the segments of one task share."""
-
-    loop: InnerLoop
-    meta_params: MetaParams
-    key: Array
-    origin: Params  # θ of the adapted parameters
-    loss: Part
-    monitor: Part
-
-    def narrow(self, segment: Segment, adapted: Params) -> "_Task":
-        """Evaluates what is known once only the tensors of the segment move."""
-        k = jnp.zeros((), jnp.int32)
-        return self._replace(
-            loss=self.loss.narrow(segment, Changing(adapted, k, self.key)),
-            monitor=self.monitor.narrow(segment, Changing(adapted, k)),
-        )
-
-    def inner_loss(self, params: Params, inputs: InnerInputs) -> tuple[Array, PyTree]:
-        """The support loss of the tensors that move."""
-        result: tuple[Array, PyTree] = self.loss.fn(
-            Changing(params, inputs.k, inputs.key), inputs.values
-        )
-        return result
-
-    def inputs_at(self, k: Array, frozen: Params = ()) -> InnerInputs:
-        """The inputs of the support loss at a step."""
-        return InnerInputs(keys.inner_step_key(self.key, k), k, self.loss.values, frozen)
-
-    def watch(self, moving: Params, k: Array) -> PyTree:
-        """What the monitor sees."""
-        return self.monitor.fn(Changing(moving, k), self.monitor.values)
-
-    def run(
-        self, segment: Segment, carry: tuple[Params, PyTree], *, loss_is_read: bool
-    ) -> tuple[tuple[Params, PyTree], PyTree]:
-        """Takes the steps of a segment: (carry, (losses, aux, gates on, monitored))."""
-        loop, meta_params = self.loop, self.meta_params
-        moving, resting = split_params(carry[0], segment.moves)
-        origin = like(self.origin, moving)
-        optimizer = keeping_dtypes(loop.optimizer(meta_params.optimizer))
-        restricted = restrict(optimizer, carry[1], moving, resting)
-        inner_gradient = loop.estimator.inner_gradient_of(self.inner_loss, with_loss=loss_is_read)
-
-        def step(carry: tuple[Params, PyTree], k: Array) -> tuple[PyTree, PyTree]:
-            adapted = merge_params(carry[0], resting)
-            gates = like(loop.gates(meta_params.lengths, adapted, k), moving)
-            alphas = like(loop.step_sizes(meta_params.step_sizes, adapted, k), moving)
-            halted = None
-            if loop.gates is not always_on:
-                halted = jax.tree.map(lambda gate: jnp.equal(gate, 0), gates)
-            params = carry[0] if halted is None else keep_cotangents_finite(carry[0], halted)
-            (loss, aux), grads = inner_gradient(params, self.inputs_at(k))
-            objective, grads = add_proximal(loop.proximal, loss, grads, carry[0], origin)
-            if loop.proximal and jax.tree.leaves(resting):
-                left = like(self.origin, resting)
-                objective += proximal_term(loop.proximal, resting, left, loss.dtype)
-            value = objective if loss_is_read else jax.lax.stop_gradient(objective)
-            carry = take_step(restricted.optimizer, carry, (value, grads), gates, alphas, halted)
-            share = share_on(gates, carry[0], meta_params.init)
-            return carry, (jax.lax.stop_gradient(loss), aux, share, self.watch(carry[0], k + 1))
-
-        def idle_step(carry: tuple[Params, PyTree], k: Array) -> tuple[PyTree, PyTree]:
-            result = jax.lax.stop_gradient(self.inner_loss(carry[0], self.inputs_at(k)))
-            return carry, (*result, jnp.zeros(()), self.watch(carry[0], k + 1))
-
-        take = loop.estimator.wrap_step(step if segment.moving else idle_step)
-        steps = segment.start + jnp.arange(segment.num_steps, dtype=jnp.int32)
-        first = (moving, restricted.state)
-        (moving, state), outputs = checkpointed_scan(take, first, steps, loop.checkpoint_segments)
-        return (merge_params(moving, resting), restricted.restore(state)), outputs
-
-
 def _adapt(
     loop: InnerLoop,
     meta_params: MetaParams,
@@ -349,7 +271,7 @@ def _adapt(
         return monitor(seen(changing, frozen), changing.k)
 
     of_loss, of_monitor = Part(loss, (frozen, support)), Part(watch, frozen)
-    task = whole = _Task(loop, meta_params, key, origin, of_loss, of_monitor)
+    task = whole = Task(loop, meta_params, key, origin, of_loss, of_monitor)
     moved, collected = origin, list[PyTree]()
     for segment in loop.segments(origin, start):
         task = task.narrow(segment, like(carry[0], moved))

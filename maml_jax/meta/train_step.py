@@ -15,6 +15,7 @@ from maml_jax.meta.batching import sum_over_tasks
 from maml_jax.meta.objective import Objective, as_metrics
 from maml_jax.meta.outer import (
     MetaObjective,
+    OuterResult,
     OuterStep,
     check_fields,
     check_norm,
@@ -280,3 +281,21 @@ class TrainStep:
             return (mean.loss, (mean.metrics, mean.extras)), grads
 
         return MetaObjective(value, value_and_grad)
+
+
+def with_constant_lengths(train_step: TrainStep) -> TrainStep:
+    """A meta-step that takes hard gates, and learns everything but the lengths."""
+    outer, objective = train_step.outer, train_step.objective
+    assert isinstance(objective, Objective)
+
+    def step(of: MetaObjective, meta_params: MetaParams, state: PyTree, key: Array) -> OuterResult:
+        result = outer.step(of, meta_params, state, key)
+        constant = result.meta_params._replace(lengths=meta_params.lengths)
+        return result._replace(meta_params=constant)
+
+    return dataclasses.replace(
+        train_step,
+        objective=dataclasses.replace(objective, lengths=None),
+        outer=outer._replace(step=step),
+        learned=tuple(field for field in train_step.learned if field != "lengths"),
+    )

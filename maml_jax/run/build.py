@@ -20,14 +20,12 @@ from maml_jax.lengths.gates import Gates, always_on
 from maml_jax.lengths.schedule import Schedule
 from maml_jax.meta.objective import Objective, multi_step_weights
 from maml_jax.meta.outer import (
-    MetaObjective,
-    OuterResult,
     OuterStep,
     keep_within,
     optax_outer,
     outer_chain,
 )
-from maml_jax.meta.train_step import TrainStep, init_state
+from maml_jax.meta.train_step import TrainStep, init_state, with_constant_lengths
 from maml_jax.parallel import (
     cores_that_divide,
     make_train_loop,
@@ -41,7 +39,6 @@ from maml_jax.run.spec import RunSpec
 from maml_jax.run.ways import with_ways
 from maml_jax.tasks.host import HostFeed
 from maml_jax.types import (
-    Array,
     MakeOptimizer,
     MetaParams,
     Metrics,
@@ -130,24 +127,6 @@ def _learned_lengths(spec: RunSpec, gates: Gates, learned: LearnedSummary) -> Le
     temperature = annealed(settings.temperature, settings.final_temperature, spec.num_meta_steps)
     budget = Budget(settings.cost_weight, settings.budget or None, settings.dual_rate)
     return LearnedLengths(gates, temperature, cost, budget)
-
-
-def with_constant_lengths(train_step: TrainStep) -> TrainStep:
-    """A meta-step that takes hard gates, and learns everything but the lengths."""
-    outer, objective = train_step.outer, train_step.objective
-    assert isinstance(objective, Objective)
-
-    def step(of: MetaObjective, meta_params: MetaParams, state: PyTree, key: Array) -> OuterResult:
-        result = outer.step(of, meta_params, state, key)
-        constant = result.meta_params._replace(lengths=meta_params.lengths)
-        return result._replace(meta_params=constant)
-
-    return dataclasses.replace(
-        train_step,
-        objective=dataclasses.replace(objective, lengths=None),
-        outer=outer._replace(step=step),
-        learned=tuple(field for field in train_step.learned if field != "lengths"),
-    )
 
 
 def _make_train_loop(

@@ -27,13 +27,12 @@ from maml_jax.run.formats import plural
 from maml_jax.run.loading import load
 from maml_jax.run.messages import note
 from maml_jax.run.metrics import MetricWriter, read_metrics
-from maml_jax.run.pruning import read_schedule
+from maml_jax.run.pruning import schedule_maker
 from maml_jax.run.spec import RunSpec
 from maml_jax.run.warm_start import start_from
 from maml_jax.run.workdir import (
     BEST,
     CHECKPOINTS,
-    MakeSchedule,
     as_json,
     evaluate_both,
     load_run,
@@ -81,8 +80,8 @@ def _next_stop(step: int, spec: RunSpec) -> int:
     dispatch belongs to one phase.
     """
     every, phases = spec.steps_per_dispatch, (spec.inner.first_order_until, spec.freeze_step)
-    stop = min((step // every + 1) * every, spec.num_meta_steps)
-    return min([stop, *(phase for phase in phases if step < phase)])
+    ends = ((step // every + 1) * every, spec.num_meta_steps, *phases)
+    return min(end for end in ends if end > step)
 
 
 def _crossed(before: int, after: int, every: int) -> bool:
@@ -119,8 +118,7 @@ class _Progress:
         self._steps += number
         self._bar.update(number)
         self._bar.set_postfix(loss=f"{float(metrics['loss']):.4g}")
-        last = step == self._spec.num_meta_steps
-        if _crossed(self._step, step, self._spec.log_every) or last:
+        if _crossed(self._step, step, self._spec.log_every) or step == self._spec.num_meta_steps:
             self._write(step, summary())
         self._step = step
 
@@ -238,8 +236,7 @@ def train(
         while step < spec.num_meta_steps:
             stop = _next_stop(step, spec)
             state, metrics = experiment.train(state, stop - step)
-            summary = partial(experiment.learned.summary, state.meta_params)
-            progress.update(stop, metrics, summary)
+            progress.update(stop, metrics, partial(experiment.learned.summary, state.meta_params))
             _check_finite(state, spec, save)
             done = stop == spec.num_meta_steps
             every = spec.eval.validation_every
@@ -295,12 +292,7 @@ def evaluate_run(
     table = None if output is None else EpisodeTable(files.local_folder(output))
     experiment, state = load_run(folder, overrides)
     _announce_evaluation(experiment.spec)
-    make_schedule: dict[str, MakeSchedule | None] = {
-        "compiled": None,
-        "masked": lambda state: None,
-        "pruned": lambda state: read_schedule(folder, int(state.step)),
-    }
-    evaluated = evaluate_both(experiment, state, folder, make_schedule[schedule])
+    evaluated = evaluate_both(experiment, state, folder, schedule_maker(schedule, folder))
     record = evaluated.record | provenance.describe()
     if experiment.learned.gates is not None:
         record["schedule"] = schedule
@@ -352,8 +344,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike[str]) -> R
         }
         write_evaluation(folder, record)
     if config.baselines:
-        number = plural(len(config.baselines), "baseline")
-        note(f"also training {number}: {', '.join(config.baselines)}")
+        names = f"{plural(len(config.baselines), 'baseline')}: {', '.join(config.baselines)}"
+        note(f"also training {names}")
     for name in config.baselines:
         train_and_evaluate(baseline_config(config, name), folder / name)
     return record

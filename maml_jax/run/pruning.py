@@ -19,6 +19,7 @@ from maml_jax.params import with_paths
 from maml_jax.run import files
 from maml_jax.run.build import Experiment
 from maml_jax.run.files import Record
+from maml_jax.run.workdir import MakeSchedule
 from maml_jax.types import Array, MetaParams, Params, PyTree
 
 FILE = "schedule.json"
@@ -161,3 +162,13 @@ def read_schedule(workdir: pathlib.Path, meta_step: int) -> Schedule:
             f"{meta_step}; make it anew with {how}"
         )
     return Schedule({path: int(steps) for path, steps in record["last_steps"].items()})
+
+
+def schedule_maker(kind: str, workdir: pathlib.Path) -> MakeSchedule | None:
+    """What makes the schedule of an evaluation that is `compiled`, `pruned` or `masked`."""
+    makers: dict[str, MakeSchedule | None] = {
+        "compiled": None,  # that of the learned lengths
+        "masked": lambda state: None,
+        "pruned": lambda state: read_schedule(workdir, int(state.step)),
+    }
+    return makers[kind]
