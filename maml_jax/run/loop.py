@@ -76,8 +76,7 @@ def stop_requests() -> Iterator[list[int]]:
 def _next_stop(step: int, spec: RunSpec) -> int:
     """The meta-step at which the next dispatch ends.
 
-    It is a multiple of steps_per_dispatch wherever a run resumes, or the end of a phase, because a
-    dispatch belongs to one phase.
+    It is a multiple of steps_per_dispatch wherever a run resumes, or the end of a phase.
     """
     every, phases = spec.steps_per_dispatch, (spec.inner.first_order_until, spec.freeze_step)
     ends = ((step // every + 1) * every, spec.num_meta_steps, *phases)
