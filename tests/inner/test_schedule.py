@@ -28,8 +28,8 @@ LENGTHS = {"body": [0, 1], "head": [3, 2]}
 ORDER = ("body", "head")
 
 
-# One of each kind: with a count, a final number of steps, inner products, values for each tensor.
-FAST_OPTIMIZERS = ("nesterov", "ogm", "conjugate_gradient", "anderson", "meta_curvature_momentum")
+# One of each kind: a final number of steps, inner products, values for each tensor.
+FAST_OPTIMIZERS = ("ogm", "anderson", "meta_curvature_momentum")
 
 
 def slow_but(fast: Collection[str], names: Iterable[str], values: Callable[..., Any]) -> list[Any]:
@@ -135,8 +135,8 @@ def compare(inner_loop: InnerLoop, schedule: Schedule, meta_params: MetaParams) 
 @pytest.mark.parametrize(
     ("gate", "granularity"),
     [
-        *slow_but(("ramp", "survival"), GATES, lambda gate: (gate, "channel")),
-        *slow_but(("parameter", "layer"), GRANULARITIES, lambda granularity: ("ramp", granularity)),
+        *slow_but(("survival",), GATES, lambda gate: (gate, "channel")),
+        *slow_but(("parameter",), GRANULARITIES, lambda granularity: ("ramp", granularity)),
     ],
 )
 def test_every_gate(gate: str, granularity: str) -> None:
@@ -190,7 +190,7 @@ def test_optimizer_with_a_value_per_tensor() -> None:
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("last", [0, STEPS, STEPS + 2])
+@pytest.mark.parametrize("last", [0, STEPS + 2])
 def test_all_frozen_and_all_alive(last: int) -> None:
     init = params()
     gates = Gates("ramp", "tensor", num_steps=STEPS)
