@@ -291,7 +291,8 @@ def evaluate_run(
     table = None if output is None else EpisodeTable(files.local_folder(output))
     experiment, state = load_run(folder, overrides)
     _announce_evaluation(experiment.spec)
-    evaluated = evaluate_both(experiment, state, folder, schedule_maker(schedule, folder))
+    make_schedule = schedule_maker(schedule, folder, int(state.step))
+    evaluated = evaluate_both(experiment, state, folder, make_schedule)
     record = evaluated.record | provenance.describe()
     if experiment.learned.gates is not None:
         record["schedule"] = schedule

@@ -164,11 +164,15 @@ def read_schedule(workdir: pathlib.Path, meta_step: int) -> Schedule:
     return Schedule({path: int(steps) for path, steps in record["last_steps"].items()})
 
 
-def schedule_maker(kind: str, workdir: pathlib.Path) -> MakeSchedule | None:
-    """What makes the schedule of an evaluation that is `compiled`, `pruned` or `masked`."""
+def schedule_maker(kind: str, workdir: pathlib.Path, last: int) -> MakeSchedule | None:
+    """What makes the schedule of an evaluation that is `compiled`, `pruned` or `masked`.
+
+    A pruned schedule is that of the parameters at meta-step `last`; others are masked.
+    """
+    pruned = read_schedule(workdir, last) if kind == "pruned" else None
     makers: dict[str, MakeSchedule | None] = {
         "compiled": None,  # that of the learned lengths
         "masked": lambda state: None,
-        "pruned": lambda state: read_schedule(workdir, int(state.step)),
+        "pruned": lambda state: pruned if int(state.step) == last else None,
     }
     return makers[kind]

@@ -21,7 +21,8 @@ def segment_milliseconds(run: Run, schedule: Schedule) -> list[float]:
     """Milliseconds of each segment for one test task, the median of five calls; 0 if none moves."""
     spec, problem = run.experiment.spec, run.experiment.problem
     sample = problem.sampler(spec.eval.shots, spec.eval.query_shots, "test")
-    support = jax.jit(lambda key: sample(key).support)(stream_key(spec.seed, "test"))
+    key = stream_key(spec.seed, "test")
+    support = jax.jit(lambda key: sample(key).support)(key)
     loop = dataclasses.replace(run.experiment.inner_loop(spec.eval.num_steps), schedule=schedule)
     carry: PyTree = None
     milliseconds = []
@@ -39,9 +40,7 @@ def segment_milliseconds(run: Run, schedule: Schedule) -> list[float]:
         after = carry
         for _ in range(_REPEATS + 1 if segment.moving else 0):
             started = time.perf_counter()
-            after = jax.block_until_ready(
-                take(run.meta_params, support, stream_key(spec.seed, "test"), carry)
-            )
+            after = jax.block_until_ready(take(run.meta_params, support, key, carry))
             seconds.append(time.perf_counter() - started)
         milliseconds.append(1e3 * statistics.median(seconds[1:]) if seconds else 0.0)
         carry = after
