@@ -12,6 +12,7 @@ from absl import app
 
 from experiments.publish import (
     benchmark_tables,
+    config_tables,
     length_tables,
     model_tables,
     reproduction_tables,
@@ -24,6 +25,7 @@ ROOT = pathlib.Path(__file__).parent.parent.parent
 PAGES = (
     ROOT / "README.md",
     ROOT / "docs" / "algorithms.md",
+    ROOT / "docs" / "configuration.md",
     ROOT / "docs" / "learned_lengths.md",
     ROOT / "docs" / "results.md",
     ROOT / "docs" / "using_models.md",
@@ -89,6 +91,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "images": reproduction_tables.images,
     "summary": reproduction_tables.summary,
     "models": model_tables.models,
+    "configuration": config_tables.configuration,
     "known_lengths": benchmark_tables.known_lengths,
     "rates": benchmark_tables.rates,
     "halted_early": benchmark_tables.halted_early,

@@ -1,0 +1,124 @@
+"""The site: `sphinx-build -W --keep-going -c docs . build/site` from the root of the repository.
+
+The source folder is the repository, so that the same relative links work on the site, in an editor
+and where the repository is hosted.
+"""
+
+import dataclasses
+import inspect
+import pathlib
+import re
+import sys
+from typing import Any
+
+ROOT = pathlib.Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+import maml_jax  # noqa: E402
+
+project = "maml_jax"
+author = "the maml_jax authors"
+project_copyright = author
+version = release = maml_jax.__version__
+language = "en"
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinx_design",
+]
+root_doc = "docs/index"
+include_patterns = [
+    "docs/**",
+    "notebooks/*.ipynb",
+    "experiments/results/*.md",
+    "BUILD_NOTES.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+]
+exclude_patterns = ["build", ".venv*", "runs", "**/.ipynb_checkpoints"]
+
+myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 4
+myst_url_schemes = {"http": None, "https": None}
+nb_execution_mode = "off"  # the workflow of the site runs the notebooks: -D nb_execution_mode=force
+nb_execution_timeout = 900
+nb_execution_raise_on_error = True
+nb_merge_streams = True
+
+html_theme = "furo"
+html_title = "maml_jax"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+html_extra_path = ["extra"]  # the first page leads to docs/
+html_theme_options = {"top_of_page_buttons": []}
+copybutton_exclude = ".linenos, .gp, .go"
+
+default_role = "py:obj"  # `name` links to what it names, and else is code
+add_module_names = False
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 88
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+napoleon_use_ivar = True
+napoleon_use_rtype = False
+nitpicky = False
+
+
+# Shapes such as [*p] and words such as θ_ are no marks of reStructuredText.
+_MARKS = re.compile(r"(?<=[\[, (])\*(?=[\w*])|(?<=\w)_(?!\w)")
+
+
+def _is_field(owner: Any, name: str) -> bool:
+    fields = getattr(owner, "_fields", ())
+    if dataclasses.is_dataclass(owner):
+        fields = [field.name for field in dataclasses.fields(owner)]
+    return name in fields
+
+
+def _field_comments(record: Any) -> list[str]:
+    """What the comments behind the fields of a NamedTuple say, as a list of its attributes."""
+    try:
+        source = inspect.getsource(record).splitlines()
+    except OSError:
+        return []
+    split = (line.partition("#") for line in source)
+    named = [(code.strip().partition(":")[0], comment.strip()) for code, _, comment in split]
+    return [f":ivar {name}: {text}" for name, text in named if name in record._fields and text]
+
+
+class Hooks:
+    """What autodoc calls: it documents one class after another."""
+
+    def __init__(self) -> None:
+        """Starts without a class."""
+        self.owner: Any = None
+
+    def describe(self, app: Any, kind: str, name: str, member: Any, _: Any, lines: Any) -> None:
+        """Adds the fields of a NamedTuple, and escapes what is no mark."""
+        del app, name
+        if kind == "class":
+            self.owner = member
+            if hasattr(member, "_fields") and not any("Attributes:" in line for line in lines):
+                lines += ["", *_field_comments(member), ""]
+        for number, line in enumerate(lines):
+            if not line.lstrip().startswith((">>>", "...")):
+                lines[number] = _MARKS.sub(lambda mark: f"\\{mark[0]}", line)
+
+    def skip(self, app: Any, kind: str, name: str, *_: Any) -> bool | None:
+        """Leaves out the fields of records, which the docstring of the class describes."""
+        del app
+        return True if kind == "class" and _is_field(self.owner, name) else None
+
+
+def setup(app: Any) -> None:
+    """Connects the hooks."""
+    hooks = Hooks()
+    app.connect("autodoc-skip-member", hooks.skip)
+    app.connect("autodoc-process-docstring", hooks.describe, priority=400)
