@@ -66,13 +66,20 @@ autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
-napoleon_use_ivar = True
+napoleon_custom_sections = [("Attributes", "params_style")]
 napoleon_use_rtype = False
 nitpicky = False
 
 
 # Shapes such as [*p] and words such as θ_ are no marks of reStructuredText.
 _MARKS = re.compile(r"(?<=[\[, (])\*(?=[\w*])|(?<=\w)_(?!\w)")
+# θ_{k+1} and m_k are formulas: θₖ₊₁ and mₖ.
+_INDEX = re.compile(r"(?<![\w`])(\w)_(?:\{([kjt0-9+\N{MINUS SIGN}]+)\}|([kjt0-9])(?!\w))")
+_SUBSCRIPTS = str.maketrans("kjt0123456789+\N{MINUS SIGN}", "ₖⱼₜ₀₁₂₃₄₅₆₇₈₉₊₋")
+
+
+def _subscript(match: re.Match[str]) -> str:
+    return match[1] + (match[2] or match[3]).translate(_SUBSCRIPTS)
 
 
 def _is_field(owner: Any, name: str) -> bool:
@@ -90,7 +97,8 @@ def _field_comments(record: Any) -> list[str]:
         return []
     split = (line.partition("#") for line in source)
     named = [(code.strip().partition(":")[0], comment.strip()) for code, _, comment in split]
-    return [f":ivar {name}: {text}" for name, text in named if name in record._fields and text]
+    fields = [f"  {name}: {text}" for name, text in named if name in record._fields and text]
+    return ["", "Attributes:", *fields, ""] if fields else []
 
 
 class Hooks:
@@ -106,9 +114,10 @@ class Hooks:
         if kind == "class":
             self.owner = member
             if hasattr(member, "_fields") and not any("Attributes:" in line for line in lines):
-                lines += ["", *_field_comments(member), ""]
+                lines += _field_comments(member)
         for number, line in enumerate(lines):
             if not line.lstrip().startswith((">>>", "...")):
+                line = _INDEX.sub(_subscript, line)
                 lines[number] = _MARKS.sub(lambda mark: f"\\{mark[0]}", line)
 
     def skip(self, app: Any, kind: str, name: str, *_: Any) -> bool | None:
@@ -117,8 +126,17 @@ class Hooks:
         return True if kind == "class" and _is_field(self.owner, name) else None
 
 
+def name_defaults(
+    app: Any, kind: str, name: str, member: Any, options: Any, signature: str, returns: str
+) -> tuple[str, str] | None:
+    """Shows default functions by their names."""
+    del app, kind, name, member, options
+    return signature and (re.sub(r"<function (\w+)[^>]*>", r"\1", signature), returns)
+
+
 def setup(app: Any) -> None:
     """Connects the hooks."""
     hooks = Hooks()
     app.connect("autodoc-skip-member", hooks.skip)
+    app.connect("autodoc-process-signature", name_defaults)
     app.connect("autodoc-process-docstring", hooks.describe, priority=400)

@@ -15,6 +15,7 @@ from experiments.publish import (
     config_tables,
     length_tables,
     model_tables,
+    report_tables,
     reproduction_tables,
     results,
     study_tables,
@@ -27,6 +28,7 @@ PAGES = (
     ROOT / "docs" / "algorithms.md",
     ROOT / "docs" / "configuration.md",
     ROOT / "docs" / "learned_lengths.md",
+    ROOT / "docs" / "report.md",
     ROOT / "docs" / "results.md",
     ROOT / "docs" / "using_models.md",
     results.RESULTS / "README.md",
@@ -91,6 +93,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "images": reproduction_tables.images,
     "summary": reproduction_tables.summary,
     "models": model_tables.models,
+    "report_sinusoid": partial(report_tables.equal_compute, "sinusoid"),
+    "report_omniglot": partial(report_tables.equal_compute, "omniglot"),
+    "report_accelerated": report_tables.accelerated,
+    "arms": report_tables.arms,
     "configuration": config_tables.configuration,
     "known_lengths": benchmark_tables.known_lengths,
     "rates": benchmark_tables.rates,
@@ -105,7 +111,11 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def fill(text: str) -> str:
-    """The text with every table between its markers written anew."""
+    """The text with every table, and every number of a sentence, between its markers written anew.
+
+    A table is `<!-- table: NAME -->` to `<!-- end -->`, a number `<!-- n: KIND ARGUMENTS -->` to
+    `<!-- / -->`; see `experiments.publish.report_tables.number`.
+    """
 
     def table(match: re.Match[str]) -> str:
         try:
@@ -114,7 +124,11 @@ def fill(text: str) -> str:
             content = "Not measured yet."
         return f"<!-- table: {match[1]} -->\n{content}\n<!-- end -->"
 
-    return re.sub(r"<!-- table: (\w+) -->\n.*?<!-- end -->", table, text, flags=re.DOTALL)
+    def in_sentence(match: re.Match[str]) -> str:
+        return f"<!-- n: {match[1]} -->{report_tables.number(match[1])}<!-- / -->"
+
+    text = re.sub(r"<!-- table: (\w+) -->\n.*?<!-- end -->", table, text, flags=re.DOTALL)
+    return re.sub(r"<!-- n: (.+?) -->[^<\n]*<!-- / -->", in_sentence, text)
 
 
 def main(_: list[str]) -> None:
