@@ -5,6 +5,8 @@ and where the repository is hosted.
 """
 
 import dataclasses
+import functools
+import importlib
 import inspect
 import pathlib
 import re
@@ -27,7 +29,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.mathjax",
-    "sphinx.ext.viewcode",
+    "sphinx.ext.linkcode",
     "sphinx_copybutton",
     "sphinx_design",
 ]
@@ -50,12 +52,19 @@ nb_execution_timeout = 900
 nb_execution_raise_on_error = True
 nb_merge_streams = True
 
+REPOSITORY = "https://github.com/OWNER/maml_jax"  # see CONTRIBUTING.md
+
 html_theme = "furo"
 html_title = "maml_jax"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_extra_path = ["extra"]  # the first page leads to docs/
-html_theme_options = {"top_of_page_buttons": []}
+html_theme_options = {
+    "source_repository": REPOSITORY,
+    "source_branch": "main",
+    "source_directory": "",
+    "top_of_page_buttons": ["view"],
+}
 copybutton_exclude = ".linenos, .gp, .go"
 
 default_role = "py:obj"  # `name` links to what it names, and else is code
@@ -124,6 +133,20 @@ class Hooks:
         """Leaves out the fields of records, which the docstring of the class describes."""
         del app
         return True if kind == "class" and _is_field(self.owner, name) else None
+
+
+def linkcode_resolve(domain: str, info: dict[str, str]) -> str | None:
+    """Where the source of a documented name is."""
+    del domain
+    try:
+        member = functools.reduce(
+            getattr, info["fullname"].split("."), importlib.import_module(info["module"])
+        )
+        file = pathlib.Path(inspect.getsourcefile(member) or "").relative_to(ROOT)
+        line = inspect.getsourcelines(member)[1]
+    except (AttributeError, OSError, TypeError, ValueError):  # data, fields
+        return None
+    return f"{REPOSITORY}/blob/main/{file}#L{line}"
 
 
 def name_defaults(
