@@ -114,7 +114,8 @@ def fill(text: str) -> str:
     """The text with every table, and every number of a sentence, between its markers written anew.
 
     A table is `<!-- table: NAME -->` to `<!-- end -->`, a number `<!-- n: KIND ARGUMENTS -->` to
-    `<!-- / -->`; see `experiments.publish.report_tables.number`.
+    `<!-- / -->` (see `experiments.publish.report_tables.number`), not at the beginning of a line,
+    where Markdown would end the paragraph.
     """
 
     def table(match: re.Match[str]) -> str:

@@ -32,3 +32,9 @@ def test_the_numbers_of_sentences_are_those_of_the_records() -> None:
 def test_a_number_of_nothing_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match=f"the number '{text}' cannot be made"):
         report_tables.number(text)
+
+
+def test_no_line_begins_with_a_marker_that_would_end_its_paragraph() -> None:
+    lines = [line.lstrip() for page in tables.PAGES for line in page.read_text().splitlines()]
+    assert any("<!-- n: " in line for line in lines)
+    assert not [line for line in lines if line.startswith("<!-- n: ")]
