@@ -4,6 +4,7 @@ The source folder is the repository, so that the same relative links work on the
 and where the repository is hosted.
 """
 
+import ast
 import dataclasses
 import functools
 import importlib
@@ -11,6 +12,7 @@ import inspect
 import pathlib
 import re
 import sys
+import textwrap
 from typing import Any
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -149,17 +151,40 @@ def linkcode_resolve(domain: str, info: dict[str, str]) -> str | None:
     return f"{REPOSITORY}/blob/main/{file}#L{line}"
 
 
-def name_defaults(
+def _aliases(member: Any) -> dict[str, str]:
+    """Name -> annotation as written, of what is annotated with an alias of `Any`."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(member)))
+    except (OSError, TypeError, SyntaxError):
+        return {}
+    written = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arg) and node.annotation:
+            written[node.arg] = ast.unparse(node.annotation)
+        elif isinstance(node, ast.AnnAssign):
+            written[ast.unparse(node.target)] = ast.unparse(node.annotation)
+        elif isinstance(node, ast.FunctionDef) and node.returns and node is tree.body[0]:
+            written["return"] = ast.unparse(node.returns)
+    return {name: of for name, of in written.items() if of in ("Params", "PyTree")}
+
+
+def readable_signature(
     app: Any, kind: str, name: str, member: Any, options: Any, signature: str, returns: str
 ) -> tuple[str, str] | None:
-    """Shows default functions by their names."""
-    del app, kind, name, member, options
-    return signature and (re.sub(r"<function (\w+)[^>]*>", r"\1", signature), returns)
+    """Shows default functions by their names, and aliases of `Any` as they are written."""
+    del app, name, options
+    if kind == "module":
+        return None
+    signature = re.sub(r"<function (\w+)[^>]*>", r"\1", signature or "")
+    aliases = _aliases(member)
+    for argument, alias in aliases.items():
+        signature = re.sub(rf"\b{argument}: (~?typing\.)?Any\b", f"{argument}: {alias}", signature)
+    return signature, aliases.get("return", returns)
 
 
 def setup(app: Any) -> None:
     """Connects the hooks."""
     hooks = Hooks()
     app.connect("autodoc-skip-member", hooks.skip)
-    app.connect("autodoc-process-signature", name_defaults)
+    app.connect("autodoc-process-signature", readable_signature)
     app.connect("autodoc-process-docstring", hooks.describe, priority=400)
