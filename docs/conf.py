@@ -172,10 +172,10 @@ def readable_signature(
     app: Any, kind: str, name: str, member: Any, options: Any, signature: str, returns: str
 ) -> tuple[str, str] | None:
     """Shows default functions by their names, and aliases of `Any` as they are written."""
-    del app, name, options
-    if kind == "module":
+    del app, kind, name, options
+    if not signature:
         return None
-    signature = re.sub(r"<function (\w+)[^>]*>", r"\1", signature or "")
+    signature = re.sub(r"<function (\w+)[^>]*>", r"\1", signature)
     aliases = _aliases(member)
     for argument, alias in aliases.items():
         signature = re.sub(rf"\b{argument}: (~?typing\.)?Any\b", f"{argument}: {alias}", signature)
