@@ -5,11 +5,13 @@ import importlib
 import inspect
 import pathlib
 import re
+import runpy
+import shlex
 from collections import Counter
 
 import pytest
 
-from maml_jax.run.config import default_config, flatten
+from maml_jax.run.config import check_given, default_config, flatten
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -71,6 +73,34 @@ def test_every_config_key_is_described_once() -> None:
     assert set(rows.values()) == {1}
     assert set(rows) <= {key for key, _ in flatten(default_config())}
     assert {key for key, _ in flatten(default_config()) if key.split(".")[0] in rows} <= set(rows)
+
+
+def commands() -> dict[str, list[str]]:
+    """The train commands of the pages that need no module of a user, without repetitions."""
+    found = {}
+    for page in (ROOT / "README.md", *DOCS.glob("*.md")):
+        for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                own = {"--import", "--config.model.name", "for", "do"}
+                if "$" in line:  # of a loop of the shell
+                    continue
+                if "experiments.train" in words and not own & {w.split("=")[0] for w in words}:
+                    found[line.strip()] = words
+    return found
+
+
+@pytest.mark.parametrize("words", commands().values(), ids=" ".join)
+def test_commands_have_cards_and_keys_that_have_an_effect(words: list[str]) -> None:
+    given = dict(word.split("=", 1) for word in words if word.startswith("--"))
+    path, _, variant = given.get("--config", "configs/sinusoid.py").partition(":")
+    config = runpy.run_path(str(ROOT / path))["get_config"](*[variant] * bool(variant))
+    keys = {k.removeprefix("--config."): v for k, v in given.items() if k.startswith("--config.")}
+    defaults = dict(flatten(config))
+    for key, value in keys.items():
+        typed = value if isinstance(defaults[key], str) else ast.literal_eval(value)
+        config.update_from_flattened_dict({key: typed})
+    check_given(config, keys)
 
 
 def messages() -> list[str]:

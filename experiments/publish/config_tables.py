@@ -1,4 +1,4 @@
-"""The page of the config: every key with its default, what it does and what is allowed."""
+"""Tables of what configs choose: every key, its default and what is allowed; inner optimizers."""
 
 import dataclasses
 import inspect
@@ -29,6 +29,46 @@ def configuration() -> str:
             table = _table(f"{field.name}.", dataclasses.fields(field.default))
             parts.append(f"### `{field.name}`\n\n{lead}\n\n{table}")
     return "\n\n".join(parts)
+
+
+_OPTIMIZERS = {  # name -> what a reader knows it by
+    "sgd": "gradient descent",
+    "heavy_ball": "Polyak's momentum",
+    "nesterov": "Nesterov's momentum, constant",
+    "nesterov_sequence": "Nesterov's momentum with the t-sequence",
+    "nesterov_strongly_convex": "Nesterov's momentum for a known condition number",
+    "nesterov_restart": "the t-sequence, restarted where the direction points uphill",
+    "nesterov_restart_value": "the t-sequence, restarted where the loss rises",
+    "ogm": "the optimized gradient method",
+    "chebyshev_steps": "gradient descent with Chebyshev step sizes",
+    "chebyshev": "the Chebyshev semi-iteration",
+    "barzilai_borwein": "long Barzilai-Borwein steps",
+    "barzilai_borwein_short": "short Barzilai-Borwein steps",
+    "conjugate_gradient": "nonlinear conjugate gradients (Polak-Ribière)",
+    "conjugate_gradient_hs": "nonlinear conjugate gradients (Hestenes-Stiefel)",
+    "anderson": "Anderson mixing",
+    "meta_curvature": "a learned matrix for every axis of a tensor (Meta-Curvature)",
+    "meta_curvature_momentum": "the same, with momentum behind it",
+    "adam": "Adam",
+    "rmsprop": "RMSprop",
+    "adagrad": "Adagrad",
+    "lion": "Lion",
+}
+
+
+def inner_optimizers() -> str:
+    """The inner optimizers of the package, with what can be learned of each."""
+    rows = [
+        [
+            f"`{name}`",
+            _OPTIMIZERS[name],
+            ", ".join(f"`{key}`" for key in INNER_OPTIMIZERS[name].hyper),
+            "yes" if INNER_OPTIMIZERS[name].own_step else "",
+        ]
+        for name in INNER_OPTIMIZERS
+        if INNER_OPTIMIZERS.is_built_in(name)
+    ]
+    return markdown(["`inner.optimizer`", "what it is", "can be learned", "own step size"], rows)
 
 
 def _table(prefix: str, fields: Any) -> str:
