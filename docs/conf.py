@@ -5,7 +5,6 @@ and where the repository is hosted.
 """
 
 import ast
-import dataclasses
 import functools
 import importlib
 import inspect
@@ -14,6 +13,8 @@ import re
 import sys
 import textwrap
 from typing import Any
+
+from sphinx.util.inspect import stringify_signature
 
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -76,6 +77,7 @@ python_maximum_signature_line_length = 88
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_member_order = "bysource"
+autodoc_default_options = {"members": True, "special-members": "__call__"}
 autodoc_preserve_defaults = True
 napoleon_custom_sections = [("Attributes", "params_style")]
 napoleon_use_rtype = False
@@ -93,13 +95,6 @@ def _subscript(match: re.Match[str]) -> str:
     return match[1] + (match[2] or match[3]).translate(_SUBSCRIPTS)
 
 
-def _is_field(owner: Any, name: str) -> bool:
-    fields = getattr(owner, "_fields", ())
-    if dataclasses.is_dataclass(owner):
-        fields = [field.name for field in dataclasses.fields(owner)]
-    return name in fields
-
-
 def _field_comments(record: Any) -> list[str]:
     """What the comments behind the fields of a NamedTuple say, as a list of its attributes."""
     try:
@@ -112,29 +107,23 @@ def _field_comments(record: Any) -> list[str]:
     return ["", "Attributes:", *fields, ""] if fields else []
 
 
-class Hooks:
-    """What autodoc calls: it documents one class after another."""
+def describe(app: Any, kind: str, name: str, member: Any, options: Any, lines: Any) -> None:
+    """Adds the fields of a NamedTuple to a docstring, and escapes what is no mark."""
+    del app, name, options
+    if kind == "class" and hasattr(member, "_fields"):
+        lines += [] if any("Attributes:" in line for line in lines) else _field_comments(member)
+    for number, line in enumerate(lines):
+        if not line.lstrip().startswith((">>>", "...")):
+            line = _INDEX.sub(_subscript, line)
+            lines[number] = _MARKS.sub(lambda mark: f"\\{mark[0]}", line)
 
-    def __init__(self) -> None:
-        """Starts without a class."""
-        self.owner: Any = None
 
-    def describe(self, app: Any, kind: str, name: str, member: Any, _: Any, lines: Any) -> None:
-        """Adds the fields of a NamedTuple, and escapes what is no mark."""
-        del app, name
-        if kind == "class":
-            self.owner = member
-            if hasattr(member, "_fields") and not any("Attributes:" in line for line in lines):
-                lines += _field_comments(member)
-        for number, line in enumerate(lines):
-            if not line.lstrip().startswith((">>>", "...")):
-                line = _INDEX.sub(_subscript, line)
-                lines[number] = _MARKS.sub(lambda mark: f"\\{mark[0]}", line)
-
-    def skip(self, app: Any, kind: str, name: str, *_: Any) -> bool | None:
-        """Leaves out the fields of records, which the docstring of the class describes."""
-        del app
-        return True if kind == "class" and _is_field(self.owner, name) else None
+def skip_fields(
+    app: Any, kind: str, name: str, member: Any, skip: bool, options: Any
+) -> bool | None:
+    """Leaves out the fields of NamedTuples, which the docstring of the class describes."""
+    del app, kind, name, skip, options
+    return True if type(member).__name__ == "_tuplegetter" else None
 
 
 def linkcode_resolve(domain: str, info: dict[str, str]) -> str | None:
@@ -175,6 +164,13 @@ def readable_signature(
     del app, kind, name, options
     if not signature:
         return None
+    if getattr(member, "_is_protocol", False):  # what it calls, instead of how it is made
+        call = inspect.signature(member.__call__)
+        arguments = [of for of in call.parameters.values() if of.name != "self"]
+        shown = stringify_signature(
+            call.replace(parameters=arguments), unqualified_typehints=True, short_literals=True
+        )
+        signature, _, returns = shown.partition(" -> ")
     signature = re.sub(r"<function (\w+)[^>]*>", r"\1", signature)
     aliases = _aliases(member)
     for argument, alias in aliases.items():
@@ -183,8 +179,7 @@ def readable_signature(
 
 
 def setup(app: Any) -> None:
-    """Connects the hooks."""
-    hooks = Hooks()
-    app.connect("autodoc-skip-member", hooks.skip)
+    """Connects the functions above."""
+    app.connect("autodoc-skip-member", skip_fields)
     app.connect("autodoc-process-signature", readable_signature)
-    app.connect("autodoc-process-docstring", hooks.describe, priority=400)
+    app.connect("autodoc-process-docstring", describe, priority=400)
