@@ -56,7 +56,7 @@ setup(
             "furo>=2024.8",
             "ipykernel>=6",
             "myst-nb>=1.2",
-            "sphinx>=8",
+            "sphinx>=9,<10",
             "sphinx-copybutton>=0.5",
             "sphinx-design>=0.6",
         ],
