@@ -12,6 +12,7 @@ from absl import app
 
 from experiments.publish import (
     benchmark_tables,
+    ledger_tables,
     length_tables,
     model_tables,
     reproduction_tables,
@@ -25,6 +26,7 @@ PAGES = (
     ROOT / "README.md",
     ROOT / "docs" / "algorithms.md",
     ROOT / "docs" / "learned_lengths.md",
+    ROOT / "docs" / "ledger.md",
     ROOT / "docs" / "results.md",
     ROOT / "docs" / "using_models.md",
     results.RESULTS / "README.md",
@@ -88,6 +90,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "algorithms": reproduction_tables.algorithms,
     "images": reproduction_tables.images,
     "summary": reproduction_tables.summary,
+    "ledger": ledger_tables.ledger,
+    "ledger_recipes": ledger_tables.recipes,
+    "ledger_not_run": ledger_tables.not_run,
     "models": model_tables.models,
     "known_lengths": benchmark_tables.known_lengths,
     "rates": benchmark_tables.rates,
