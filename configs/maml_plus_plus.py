@@ -37,6 +37,7 @@ def get_config(variant: str = "20way_1shot") -> ConfigDict:
             "eval.num_episodes": 600,
             "eval.validation_every": 500,
             "eval.validation_episodes": 600,
+            "eval.ensemble": 5,
         }
     )
     return config
