@@ -81,9 +81,10 @@ def verdict(row: Row, runs: Sequence[Record]) -> str:
         text = ", ".join(f"{of} after {plural(step, 'step')}" for step, of in found.items())
     if len(runs) < _ENOUGH_SEEDS:
         text += f" ({plural(len(runs), 'seed')} only)"
-    left_out = sum(map(diverged, runs))
-    tested = sum(run["num_episodes"] for run in runs)
-    return text + (f"; {left_out:,} of {tested:,} test tasks diverged" if left_out else "")
+    if not is_accuracy(runs) and (left_out := sum(map(diverged, runs))):
+        tested = sum(run["num_episodes"] for run in runs)
+        text += f"; without {left_out:,} of {tested:,} test tasks, which diverged"
+    return text
 
 
 def minutes(runs: Sequence[Record]) -> float:

@@ -5,9 +5,11 @@ from collections.abc import Iterator
 from experiments.ledger import records, summary
 from experiments.ledger.row import Row, conflicts, protocol
 from experiments.ledger.rows import ROWS
+from experiments.publish import masks
 from experiments.publish.formats import DIVERGED, LARGEST, markdown
 from experiments.publish.results import Record
-from maml_jax.run.formats import duration, number
+from maml_jax.run.comparison import over_seeds
+from maml_jax.run.formats import duration, interval, number
 
 
 def _kept() -> Iterator[tuple[str, Row, list[Record]]]:
@@ -86,6 +88,16 @@ def recipes() -> str:
     ]
     head = ["row", "published in", "protocol", "differs from the publication in", "config"]
     return markdown([*head, "command"], body)
+
+
+def layers() -> str:
+    """Layer by layer, the weights that sparse-MAML's masks let adapt."""
+    found = masks.shares(masks.kept(masks.ROW))
+    body = [
+        [layer, interval(*over_seeds([(of, None) for of in values]), percent=True)]
+        for layer, values in found.items()
+    ]
+    return markdown(["layer", "weights that adapt, %"], body)
 
 
 def not_run() -> str:

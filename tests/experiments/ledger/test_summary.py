@@ -62,7 +62,8 @@ def test_a_loss_is_better_if_it_is_lower_and_every_step_is_judged() -> None:
     ] * 3
     row = row_of(Published(0.67, None, 1), Published(0.38, None, 2))
     assert summary.verdict(row, runs) == (
-        "reproduced after 1 step, diverged after 2 steps; 3 of 6,000 test tasks diverged"
+        "reproduced after 1 step, diverged after 2 steps; "
+        "without 3 of 6,000 test tasks, which diverged"
     )
     assert summary.verdict(row_of(Published(0.5, None, 1)), runs).startswith("short by 0.10;")
 
