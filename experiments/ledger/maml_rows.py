@@ -30,15 +30,16 @@ def sinusoid() -> Rows:
     }
     rows = {}
     for name, (text, overrides, losses) in by_run.items():
-        steps = zip(losses, (1, 5, 10), strict=False)
+        after = zip(losses, (1, 5, 10), strict=False)
         rows[f"{name}-5points"] = Row(
             _MAML,
             f"sinusoid, 5 support points, {text}",
             "sinusoid:paper",
-            tuple(Published(loss, None, step) for loss, step in steps),
+            tuple(Published(loss, None, step) for loss, step in after),
             "MAML, appendix C, 5-shot sinusoid regression" if losses else "",
             overrides,
             deviations="100 query points at test" + ("" if losses else curve),
+            steps=(1, 5, 10),
             cpu_minutes=4,
         )
         rows[f"{name}-10points"] = Row(
@@ -49,6 +50,7 @@ def sinusoid() -> Rows:
             run_of=f"{name}-5points",
             evaluation={"shots": 10},
             deviations=f"100 query points at test{curve}",
+            steps=(1, 5, 10),
         )
     return rows
 

@@ -61,6 +61,7 @@ class Row:
       variant_of: the row with the published recipe that this one deviates from.
       deviations: what differs from the published recipe, or is not known of it.
       needs: data that cannot be had without a licence of your own.
+      steps: inner steps whose numbers are shown; -1 is the last one.
       cpu_minutes: estimated time of one seed on two CPU cores; 0 if there is no estimate.
       gpu_minutes: the same on an H100.
     """
@@ -77,6 +78,7 @@ class Row:
     variant_of: str = ""
     deviations: str = ""
     needs: str = ""
+    steps: tuple[int, ...] = (-1,)
     cpu_minutes: float = 0.0
     gpu_minutes: float = 0.0
 
@@ -85,6 +87,12 @@ class Row:
         """The card as --config takes it."""
         module, _, variant = self.card.partition(":")
         return f"configs/{module}.py" + (f":{variant}" if variant else "")
+
+    @property
+    def flags(self) -> str:
+        """What experiments.train takes to train the row."""
+        keys = [f"--config.{key}={of}" for key, of in self.overrides.items()]
+        return " ".join([f"--config={self.command_card}", *keys])
 
     def with_data(self, data: str) -> "Row":
         """The row with its data in another place, if they are of this kind, as KIND:PATH."""

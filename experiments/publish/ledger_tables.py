@@ -22,15 +22,14 @@ def _kept() -> Iterator[tuple[str, Row, list[Record]]]:
 
 def _ours(row: Row, runs: list[Record]) -> list[str]:
     """Means, and their intervals over seeds and over test tasks, after every published step."""
-    steps = [of.step for of in row.published] or [-1]
     means, seeds, tasks = [], [], []
-    for step in steps:
+    for step in row.steps:
         of = summary.measured(row, runs, step)
         shown = of.mean < LARGEST
         form = "{:.2f}".format if summary.is_accuracy(runs) else number
         means.append(form(of.mean) if shown else DIVERGED)
-        seeds.append(form(of.over_seeds) if shown and len(runs) > 1 else "")
-        tasks.append(form(of.over_tasks) if shown else "")
+        seeds.append(form(of.over_seeds) if shown and len(runs) > 1 else "-")
+        tasks.append(form(of.over_tasks) if shown else "-")
     return [" / ".join(of) for of in (means, seeds, tasks)]
 
 
@@ -78,16 +77,17 @@ def recipes() -> str:
     body = [
         [
             f"`{name}`",
-            f"{row.paper}: {row.source}" if row.source else row.paper,
+            row.paper,
+            row.source,
             protocol(row),
             _differences(row),
-            f"`{row.command_card}`",
+            f"`{row.flags}`",
             f"`python -m experiments.reproduce --row={name} --seeds=0:3`",
         ]
         for name, row, _ in _kept()
     ]
-    head = ["row", "published in", "protocol", "differs from the publication in", "config"]
-    return markdown([*head, "command"], body)
+    head = ["row", "method", "published in", "protocol", "differs from the publication in"]
+    return markdown([*head, "flags of `experiments.train`", "command"], body)
 
 
 def layers() -> str:

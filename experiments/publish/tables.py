@@ -88,7 +88,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "sinusoid_default": reproduction_tables.sinusoid_default,
     "sinusoid_default_seeds": reproduction_tables.sinusoid_default_seeds,
     "algorithms": reproduction_tables.algorithms,
-    "images": reproduction_tables.images,
     "summary": reproduction_tables.summary,
     "ledger": ledger_tables.ledger,
     "ledger_recipes": ledger_tables.recipes,
