@@ -23,6 +23,10 @@ def _text(data: str, variant: str) -> str:
     return f"{data} {ways.removesuffix('way')}-way {shots.removesuffix('shot')}-shot{network}"
 
 
+def _shots(variant: str) -> int:
+    return int(variant.rpartition("_")[2].removesuffix("shot"))
+
+
 def family(
     prefix: str,
     paper: str,
@@ -30,6 +34,7 @@ def family(
     card: str,
     figures: Mapping[str, tuple[float, float | None] | None],
     minutes: Mapping[str, float] | None = None,
+    queries_as_shots: bool = False,
     **fields: Any,
 ) -> Rows:
     """Rows that differ in the ways and shots of an episode.
@@ -41,6 +46,8 @@ def family(
       card: with {} in place of the variant.
       figures: variant -> accuracy in % and its interval, or None if none is published.
       minutes: variant -> estimated time on two CPU cores.
+      queries_as_shots: whether a test has as many query as support images of a class, whatever the
+        training has.
       **fields: the others of `Row`.
     """
     return {
@@ -50,6 +57,7 @@ def family(
             card.format(variant),
             (Published(*of),) if of else (),
             cpu_minutes=(minutes or {}).get(variant, 0),
+            evaluation={"query_shots": _shots(variant)} if queries_as_shots else {},
             **fields,
         )
         for variant, of in figures.items()

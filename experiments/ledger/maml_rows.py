@@ -95,6 +95,7 @@ def maml_on_natural_images() -> Rows:
         {"5way_1shot": (58.9, 1.9), "5way_5shot": (71.5, 1.0)},
         _COLOUR_MINUTES,
         source="Bertinetto et al. 2019, as cited in Lee et al. 2019 (MetaOptNet), table 2",
+        queries_as_shots=True,
         overrides=TESTS,
         deviations="MAML's settings of miniImageNet",
     )
@@ -107,6 +108,7 @@ def maml_on_natural_images() -> Rows:
         {"5way_1shot": (38.1, 1.7), "5way_5shot": (50.4, 1.0)},
         _COLOUR_MINUTES,
         source=f"{T_NAS}, table 4",
+        queries_as_shots=True,
         overrides=TESTS,
         deviations="MAML's settings of miniImageNet",
     )
@@ -117,6 +119,7 @@ def maml_on_natural_images() -> Rows:
         "mini_imagenet:{}",
         {"5way_1shot": (48.70, 1.84), "5way_5shot": (63.11, 0.92)},
         source="MAML, table 1",
+        queries_as_shots=True,
         overrides=TESTS,
         needs=LICENSED,
     )

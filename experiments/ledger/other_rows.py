@@ -29,6 +29,7 @@ def first_order() -> Rows:
         "mini_imagenet:{}",
         {"5way_1shot": (48.07, 1.75), "5way_5shot": (63.15, 0.91)},
         source="MAML, table 1",
+        queries_as_shots=True,
         overrides=overrides,
         needs=LICENSED,
     )

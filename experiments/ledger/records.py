@@ -68,12 +68,13 @@ def imported(row: Row, path: pathlib.Path) -> list[Record]:
         for of in kept.get("runs") or kept["evaluations"]
         if of["run"] == run
         and of["shots"] == spec.eval.shots
+        and of["query_shots"] == spec.eval.query_shots
         and of["num_steps"] == spec.eval.num_steps
     ]
     if not runs:
         raise UsageError(
-            f"{path} has no test of {run!r} with {spec.eval.shots} shots and {spec.eval.num_steps} "
-            "steps; use another result"
+            f"{path} has no test of {run!r} with {spec.eval.shots} + {spec.eval.query_shots} "
+            f"examples of a class and {spec.eval.num_steps} steps; use another result"
         )
     return runs
 

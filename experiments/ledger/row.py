@@ -11,6 +11,7 @@ from maml_jax.run.config import FREE_KEYS, default_config, flatten, resolve
 from maml_jax.run.formats import plural
 from maml_jax.run.spec import RunSpec
 from maml_jax.run.unused import unused_keys
+from maml_jax.run.workdir import EVALUATED_WITH
 
 Overrides = Mapping[str, Any]  # dotted config key -> value
 _MACHINE_KEYS = ("data.dir", "data.splits_dir", "data.cache_dir", "cpu_devices")
@@ -158,6 +159,16 @@ def conflicts(config: ConfigDict, other: ConfigDict) -> list[str]:
     ]
 
 
+def differences_of_tests(row: Row, other: Row) -> list[str]:
+    """What the tests of two rows differ in: "eval.KEY: old -> new"."""
+    before, after = row.tested().eval, other.tested().eval
+    return [
+        f"eval.{key}: {getattr(before, key)} -> {getattr(after, key)}"
+        for key in EVALUATED_WITH
+        if getattr(before, key) != getattr(after, key)
+    ]
+
+
 def protocol(row: Row) -> str:
     """What is trained and tested, in a sentence."""
     spec = row.tested()
@@ -166,6 +177,8 @@ def protocol(row: Row) -> str:
     sizes = f"{parts[0]} of {parts[1]}"
     if task.name == "images":
         sizes += f", {plural(task.query_shots, 'query image')} of a class"
+        if test.query_shots != task.query_shots:
+            sizes += f" ({test.query_shots} at test)"
     else:
         sizes += f" with {task.shots} + {task.query_shots} points"
     steps = (

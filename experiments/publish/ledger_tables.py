@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from experiments.ledger import records, summary
-from experiments.ledger.row import Row, conflicts, protocol
+from experiments.ledger.row import Row, conflicts, differences_of_tests, protocol
 from experiments.ledger.rows import ROWS
 from experiments.publish import masks
 from experiments.publish.formats import DIVERGED, LARGEST, markdown
@@ -64,9 +64,13 @@ def _differences(row: Row) -> str:
     """What differs from the published recipe."""
     changed = []
     if row.variant_of:
+        published = ROWS[row.variant_of]
         changed = [
             f"`{of.replace(': ', '` ').replace(' -> ', ' → ')}"
-            for of in conflicts(ROWS[row.variant_of].config(), row.config())
+            for of in (
+                *conflicts(published.config(), row.config()),
+                *differences_of_tests(published, row),
+            )
         ]
     deviations = row.deviations or (ROWS[row.variant_of].deviations if row.variant_of else "")
     return "; ".join([*changed, *([deviations] if deviations else [])]) or "nothing that we know of"

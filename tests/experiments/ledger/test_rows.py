@@ -3,7 +3,14 @@
 import pytest
 
 from experiments.ledger import families
-from experiments.ledger.row import Published, Row, conflicts, portable, protocol
+from experiments.ledger.row import (
+    Published,
+    Row,
+    conflicts,
+    differences_of_tests,
+    portable,
+    protocol,
+)
 from experiments.ledger.rows import ROWS
 from maml_jax.run.config import check_given, flatten, resolve
 
@@ -49,6 +56,17 @@ def test_shorter_rows_name_what_differs() -> None:
         "num_meta_steps: 60000 -> 20000",
         "outer.schedule: constant -> cosine",
     ]
+
+
+def test_natural_images_are_tested_with_as_many_query_images_as_in_mamls_code() -> None:
+    for name in ("cifar-fs-5way-1shot", "fc100-5way-1shot", "mini-imagenet-5way-1shot"):
+        spec = ROWS[name].tested()
+        assert (spec.task.query_shots, spec.eval.query_shots) == (15, 1), name
+    shorter = ROWS["cifar-fs-5way-5shot-cpu"]
+    assert differences_of_tests(ROWS["cifar-fs-5way-5shot"], shorter) == [
+        "eval.query_shots: 5 -> 15"
+    ]
+    assert "15 query images of a class (5 at test)" in protocol(ROWS["cifar-fs-5way-5shot"])
 
 
 def test_a_kept_config_names_no_folder_of_a_machine() -> None:
