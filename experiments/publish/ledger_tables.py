@@ -8,8 +8,12 @@ from experiments.ledger.rows import ROWS
 from experiments.publish import masks
 from experiments.publish.formats import DIVERGED, LARGEST, markdown
 from experiments.publish.results import Record
+from experiments.studies.comparisons import last, paired_interval
+from maml_jax.errors import UsageError
 from maml_jax.run.comparison import over_seeds
 from maml_jax.run.formats import duration, interval, number
+
+_SPARSE = ("sparse-baseline", "sparse-relu-maml", "sparse-maml")
 
 
 def _kept() -> Iterator[tuple[str, Row, list[Record]]]:
@@ -92,6 +96,30 @@ def recipes() -> str:
     ]
     head = ["row", "method", "published in", "protocol", "differs from the publication in"]
     return markdown([*head, "flags of `experiments.train`", "command"], body)
+
+
+def ordering() -> str:
+    """MAML beside the two sparse algorithms on CIFAR-FS, paired by seed.
+
+    Raises:
+      UsageError: fewer than two seeds have all three of them.
+    """
+    rows = [f"{of}-cifar-fs-5way-5shot-cpu" for of in _SPARSE]
+    by_seed = [{run["seed"]: run for run in records.read(name)} for name in rows]
+    seeds = sorted(set.intersection(*map(set, by_seed)))
+    if len(seeds) < 2:
+        raise UsageError(
+            "too few seeds were run; use experiments.reproduce --row=" + ",".join(rows)
+        )
+    runs = [[of[seed] for seed in seeds] for of in by_seed]
+    baseline, body = last(runs[0], "accuracy"), []
+    for name, of in zip(rows, runs, strict=True):
+        own = summary.measured(ROWS[name], of)
+        against = interval(*paired_interval(last(of, "accuracy"), baseline), percent=True)
+        shown = "" if of is runs[0] else against
+        body.append([ROWS[name].paper, f"{own.mean:.2f} ± {own.over_seeds:.2f}", shown])
+    head = ["", f"accuracy, %, of {len(seeds)} seeds", "difference from MAML"]
+    return markdown(head, body)
 
 
 def layers() -> str:

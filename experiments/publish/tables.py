@@ -92,6 +92,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "ledger": ledger_tables.ledger,
     "ledger_recipes": ledger_tables.recipes,
     "ledger_not_run": ledger_tables.not_run,
+    "ledger_ordering": ledger_tables.ordering,
     "ledger_layers": ledger_tables.layers,
     "models": model_tables.models,
     "known_lengths": benchmark_tables.known_lengths,

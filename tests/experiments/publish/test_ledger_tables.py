@@ -1,4 +1,4 @@
-"""The figure of which layers adapt."""
+"""The findings of sparse-MAML: the order of the algorithms, and which layers adapt."""
 
 import pathlib
 
@@ -40,3 +40,30 @@ def test_the_share_of_each_layer_that_adapts(
     assert [label.get_text() for label in axes.get_xticklabels()] == [*layers]
     assert [bar.get_height() for bar in axes.patches] == pytest.approx([15, 50, 100])
     assert max(of for line in axes.lines for of in line.get_ydata()) == 100
+
+
+def test_algorithms_are_compared_seed_by_seed(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    with pytest.raises(UsageError, match="too few seeds"):
+        ledger_tables.ordering()
+    for prefix, gain in {
+        "sparse-baseline": 0.0,
+        "sparse-relu-maml": 0.02,
+        "sparse-maml": 0.03,
+    }.items():
+        name = f"{prefix}-cifar-fs-5way-5shot-cpu"
+        runs = [
+            {
+                "seed": seed,
+                "accuracy": [0.2, 0.6 + 0.01 * seed + gain],
+                "accuracy_ci95": [0.0, 0.01],
+            }
+            for seed in range(2 + (gain > 0))
+        ]
+        records.add(name, ROWS[name], runs)
+    *_, relu, sparse = ledger_tables.ordering().splitlines()
+    assert relu.startswith("| sparse-ReLU-MAML")
+    assert relu.endswith("| 2.00 ± 0.00 |")
+    assert sparse.endswith("| 63.50 ± 6.35 | 3.00 ± 0.00 |")  # t(0.975, 1) · 0.5
