@@ -10,7 +10,12 @@ import jax.numpy as jnp
 from maml_jax.errors import UsageError
 from maml_jax.meta.train_step import same_episode
 from maml_jax.models.functional import Network, initial_params, outputs_of
-from maml_jax.models.losses import classification_logits, classification_loss, with_reference
+from maml_jax.models.losses import (
+    classification_logits,
+    classification_loss,
+    classification_score,
+    with_reference,
+)
 from maml_jax.models.normalization import at_step, norm_shifts_do_not_adapt, with_steps
 from maml_jax.models.registry import MODELS
 from maml_jax.params import everything, same_at_every_step
@@ -58,6 +63,12 @@ class PredictFn(Protocol):
     def __call__(self, params: Params, examples: Examples, /) -> Array: ...
 
 
+class ScoreFn(Protocol):
+    """(predictions [S, y], targets [S] or [S, y]) -> (loss [], metrics)."""
+
+    def __call__(self, predictions: Array, targets: Array, /) -> tuple[Array, Metrics]: ...
+
+
 class Inputs(NamedTuple):
     """What a network takes: with it, a trained network can be used without the data of its run."""
 
@@ -84,6 +95,7 @@ class Problem(NamedTuple):
     prepare: Callable[[Any], Any] = same_episode  # raw -> Episode, on the device
     inputs: Inputs | None = None  # of the network; None takes the form of the sampler's
     ways: int = 0  # classes that are the outputs of `predict`; 0 if these are values
+    score: ScoreFn | None = None  # of predictions, as in `loss`; None if they are not averaged
     weighted: bool = False  # whether the loss of WeightedExamples is that of those that count
 
 
@@ -119,9 +131,12 @@ def _sinusoid_regression(spec: "RunSpec") -> Problem:
     def predict(params: Params, data: Examples) -> Array:
         return outputs_of(model, params, data.inputs)
 
+    def score(predictions: Array, targets: Array) -> tuple[Array, Metrics]:
+        return jnp.mean((predictions - targets) ** 2), {}
+
     def loss(params: Params, data: Examples, key: Array) -> tuple[Array, Metrics]:
         del key
-        return jnp.mean((predict(params, data) - data.targets) ** 2), {}
+        return score(predict(params, data), data.targets)
 
     return Problem(
         sampler=lambda shots, query_shots, stream: partial(
@@ -130,6 +145,7 @@ def _sinusoid_regression(spec: "RunSpec") -> Problem:
         init_params=lambda key, num_steps: _first_params(spec, model, key, (inputs,)),
         loss=loss,
         predict=predict,
+        score=score,
         inputs=Inputs((inputs,), "float32"),
     )
 
@@ -195,6 +211,7 @@ def _image_classifier(spec: "RunSpec", inputs: Inputs) -> Problem:
         init_params=init_params,
         loss=classification_loss(model),
         predict=classification_logits(model),
+        score=classification_score,
         adapts=norm_shifts_do_not_adapt,
         at_step=at_step,
         prepare=prepare,
