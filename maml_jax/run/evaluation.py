@@ -78,7 +78,7 @@ def make_evaluate(
             adapt = with_soft_gates(inner_loop, gates, spec.lengths.final_temperature)
         return make_episode_evaluation(
             adapt,
-            problem.loss,
+            problem.query_loss or problem.loss,
             problem.sampler(spec.eval.shots, spec.eval.query_shots, stream),
             num_episodes=episodes[stream],
             chunk=spec.eval.chunk,
@@ -98,7 +98,7 @@ def make_evaluate(
         tried = {}
         for step_size in (first_step_size(spec) * factor for factor in STEP_SIZE_GRID):
             values = at(meta_params._replace(step_sizes=step_size), "validation")
-            estimates, counts = summarise(values)
+            estimates, counts = summarise(values, problem.diverged)
             loss = estimates["loss"].finite_mean[-1]
             tried[step_size] = np.inf if counts.not_finite else loss
         return meta_params._replace(step_sizes=min(tried, key=lambda size: tried[size]))
@@ -115,6 +115,6 @@ def make_evaluate(
         sizes = meta_params.step_sizes
         step_size = None if isinstance(sizes, dict) else float(sizes)
         per_episode = at(meta_params, stream, soft, schedule)
-        return Evaluation(*summarise(per_episode), step_size, per_episode)
+        return Evaluation(*summarise(per_episode, problem.diverged), step_size, per_episode)
 
     return evaluate

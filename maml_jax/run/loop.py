@@ -297,7 +297,7 @@ def evaluate_run(
     if experiment.learned.gates is not None:
         record["schedule"] = schedule
     if table is not None:
-        table.write(record, evaluated.episodes)
+        table.write(record, evaluated.episodes, experiment.problem.diverged)
     return record
 
 

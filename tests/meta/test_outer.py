@@ -79,7 +79,8 @@ def test_optax_outer_reports_whether_it_applied_the_update(bad):
 
     def objective(gradient):
         grads = MetaParams(jnp.array([gradient, 1.0]), step_sizes=0.0)
-        return MetaObjective(lambda m: (0.0, "aux"), lambda m: ((0.0, "aux"), grads))
+        value_and_grad = ((0.0, "aux"), grads)
+        return MetaObjective(lambda m: (0.0, "aux"), lambda m: value_and_grad, lambda name: None)
 
     state, key = outer.init(meta), jax.random.key(0)
     for gradient, applied in [(1.0, True), (bad, False), (bad, False), (2.0, True)]:
