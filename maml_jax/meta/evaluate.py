@@ -91,7 +91,7 @@ def diverged(losses: np.ndarray, factor: float = DIVERGED) -> np.ndarray:
     before = losses[:, :1]
     usual = np.maximum(before, np.median(before[finite]) if finite.any() else 0.0)
     if np.isinf(factor):
-        return ~finite
+        return np.asarray(~finite)
     bound = np.where(usual < 0, 2 - factor, factor) * usual
     return np.asarray(~finite | (losses > bound).any(axis=1))
 

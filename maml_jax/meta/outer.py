@@ -139,7 +139,7 @@ def optax_outer(optimizer: optax.GradientTransformation, num_updates: int = 1) -
         objective: MetaObjective, _: Array, carry: tuple[MetaParams, Any]
     ) -> tuple[MetaParams, Any]:
         meta_params, state = carry
-        _, grads = objective.value_and_grad(meta_params)
+        grads = objective.value_and_grad(meta_params)[1]
         updates, state = optimizer.update(grads, state, meta_params)
         return optax.apply_updates(meta_params, updates), state
 

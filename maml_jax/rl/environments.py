@@ -65,9 +65,9 @@ def _navigation() -> Environment:
 
 def _half_cheetah(task: str) -> MakeEnvironment:
     def make() -> Environment:
-        from maml_jax.rl.half_cheetah import make_half_cheetah
+        from maml_jax.rl.half_cheetah import HalfCheetah
 
-        return make_half_cheetah(task)
+        return HalfCheetah(task)
 
     return make
 

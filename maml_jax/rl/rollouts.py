@@ -65,7 +65,7 @@ def roll_out(
 
     def one(index: Array) -> Trajectories:
         reset_key, *keys = jax.random.split(jax.random.fold_in(key, index), 3)
-        first = (*environment.reset(data.task, reset_key), jnp.array(True))
+        first: PyTree = (*environment.reset(data.task, reset_key), jnp.array(True))
 
         def step(carry: PyTree, keys: tuple[Array, Array]) -> tuple[PyTree, Trajectories]:
             state, observation, alive = carry
@@ -77,7 +77,7 @@ def roll_out(
             taken = Trajectories(observed, action, reward, alive.astype(reward.dtype), acted)
             return (done.state, done.observation, alive & ~done.done), taken
 
-        of_steps = tuple(jax.random.split(key, steps) for key in keys)
+        of_steps: PyTree = [jax.random.split(key, steps) for key in keys]
         return jax.lax.scan(step, first, of_steps)[1]
 
     return jax.lax.stop_gradient(jax.vmap(one)(data.rollouts))

@@ -123,8 +123,8 @@ def check_spec(spec: RunSpec) -> None:
     _translate("model", lambda: MODELS[model.name].build(spec.own_settings(model.name, model), 2))
     _require(
         "oracle" not in spec.baselines or task.name in ("sinusoid", "rl"),
-        f"baselines={spec.baselines} has 'oracle', which task.name={task.name!r} has not; leave it out, as "
-        "--config.baselines='()' does",
+        f"baselines={spec.baselines} has 'oracle', which only the sinusoid and rl have; leave it "
+        "out, as --config.baselines='()' does",
     )
     if outer.objective == "multi_step":
         _translate(
