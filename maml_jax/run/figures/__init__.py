@@ -1,5 +1,6 @@
 """Figures of the report: learning curves, held-out tasks, and learned lengths."""
 
+from maml_jax.run.figures.cheetah import STICK_FIGURES
 from maml_jax.run.figures.curves import ACCURACY, LEARNING_CURVE, LOSS
 from maml_jax.run.figures.images import CONFUSION, EPISODE
 from maml_jax.run.figures.lengths import length_pictures
@@ -18,6 +19,8 @@ TASK_PICTURES: dict[str, list[Picture]] = {
 }
 ENVIRONMENT_PICTURES: dict[str, list[Picture]] = {
     "navigation": [PATHS],
+    "half_cheetah_direction": [STICK_FIGURES],
+    "half_cheetah_velocity": [STICK_FIGURES],
 }
 
 

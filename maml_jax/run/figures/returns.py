@@ -50,12 +50,17 @@ def returns_against_updates(runs: list[Run]) -> Figure:
     return figure
 
 
+def loss_of(run: Run) -> RolloutLoss:
+    """The outer loss of a run, with its environment and its policy."""
+    loss = run.experiment.problem.query_loss
+    assert isinstance(loss, RolloutLoss)
+    return loss
+
+
 def rollouts_of(run: Run, tasks: int, rollouts: int) -> tuple[Array, Trajectories]:
     """Test tasks [tasks, ...], and rollouts [tasks, K+1, rollouts, H, ...] after each update."""
     experiment, record = run.experiment, run.shown
-    spec, problem = experiment.spec, experiment.problem
-    loss = problem.query_loss
-    assert isinstance(loss, RolloutLoss)
+    spec, problem, loss = experiment.spec, experiment.problem, loss_of(run)
     meta_params = run.meta_params
     if record["inner_step_size"] is not None:
         meta_params = meta_params._replace(step_sizes=jnp.float32(record["inner_step_size"]))
