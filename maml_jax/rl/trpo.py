@@ -36,7 +36,7 @@ def conjugate_gradients(matrix: Any, vector: Params, num_steps: int) -> Params:
     def step(carry: PyTree, _: None) -> tuple[PyTree, None]:
         x, residual, direction, square = carry
         product = matrix(direction)
-        moves = square > 1e-10 * first
+        moves = square > tiny * first
         alpha = jnp.where(moves, square / optax.tree.vdot(direction, product), 0)
         x = optax.tree.add_scale(x, alpha, direction)
         residual = optax.tree.add_scale(residual, -alpha, product)
@@ -45,6 +45,7 @@ def conjugate_gradients(matrix: Any, vector: Params, num_steps: int) -> Params:
         return (x, residual, optax.tree.add_scale(residual, beta, direction), new), None
 
     first = optax.tree.vdot(vector, vector)
+    tiny = jnp.finfo(first.dtype).eps ** 2
     start = (optax.tree.zeros_like(vector), vector, vector, first)
     solution: Params = jax.lax.scan(step, start, None, num_steps)[0][0]
     return solution

@@ -96,6 +96,7 @@ def test_the_baseline_is_the_least_squares_fit_of_steps_that_count() -> None:
 def test_advantages_are_sums_of_residuals(gae_lambda: float) -> None:
     of, discount = trajectories(), 0.9
     with jax.enable_x64(True):
+        of = jax.tree.map(jnp.asarray, of)
         made = np.asarray(advantages(of, discount=discount, gae_lambda=gae_lambda))
         values = linear_baseline(of, discounted_sum(jnp.asarray(of.rewards), discount))
     expected = np.zeros((6, 8))
@@ -112,10 +113,11 @@ def test_divergences_and_entropies_are_means_over_actions() -> None:
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):
         a, b = (Categorical(jnp.asarray(rng.normal(size=4))) for _ in range(2))
-        every = np.arange(4)
-        p, ratio = np.exp(a.log_prob(every)), a.log_prob(every) - b.log_prob(every)
-        np.testing.assert_allclose(p.sum(), 1)
-        np.testing.assert_allclose([a.kl(b), a.entropy()], [p @ ratio, -p @ a.log_prob(every)])
+        every, rows = np.arange(4), [Categorical(jnp.tile(of.logits, (4, 1))) for of in (a, b)]
+        of_a, of_b = (np.asarray(of.log_prob(every)) for of in rows)
+        p = np.exp(of_a)
+        assert p.sum() == pytest.approx(1)
+        np.testing.assert_allclose([a.kl(b), a.entropy()], [p @ (of_a - of_b), -p @ of_a])
         first, second = (Gaussian(*jnp.asarray(rng.normal(size=(2, 1)))) for _ in range(2))
         grid = np.linspace(-30, 30, 20_001)[:, None]
         density = np.exp(first.log_prob(grid)) * (grid[1] - grid[0])

@@ -49,7 +49,7 @@ def stick_figures(runs: list[Run]) -> Figure:
     grid = figure.subplots(2 * TASKS, 1, sharex=True)
     for row, axes in enumerate(grid):
         task, update = row // 2, last * (row % 2)
-        _draw(axes, environment.model, made.observations[task, update, 0])
+        _draw(axes, environment.model, np.asarray(made.observations[task, update, 0]))
         when = f"after {update} updates" if update else "before"
         axes.set_title(f"{environment.task} {float(tasks[task]):.3g}, {when}")
         axes.set_ylabel("z, m")
