@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from maml_jax.checks import check_count
@@ -45,7 +46,7 @@ def conjugate_gradients(matrix: Any, vector: Params, num_steps: int) -> Params:
         return (x, residual, optax.tree.add_scale(residual, beta, direction), new), None
 
     first = optax.tree.vdot(vector, vector)
-    tiny = jnp.finfo(first.dtype).eps ** 2
+    tiny = np.finfo(first.dtype).eps ** 2
     start = (optax.tree.zeros_like(vector), vector, vector, first)
     solution: Params = jax.lax.scan(step, start, None, num_steps)[0][0]
     return solution
