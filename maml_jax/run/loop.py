@@ -13,10 +13,8 @@ from types import FrameType
 from typing import Any
 
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
-from maml_jax.errors import DivergedError, UsageError
-from maml_jax.meta.train_step import COUNTS, FINITE_SHARE
+from maml_jax.errors import DivergedError
 from maml_jax.run import files, provenance
 from maml_jax.run.build import Experiment, build
 from maml_jax.run.checkpoint import Checkpoints, has_checkpoint
@@ -26,7 +24,8 @@ from maml_jax.run.files import Record
 from maml_jax.run.formats import plural
 from maml_jax.run.loading import load
 from maml_jax.run.messages import note
-from maml_jax.run.metrics import MetricWriter, read_metrics
+from maml_jax.run.metrics import read_metrics
+from maml_jax.run.progress import Progress, crossed
 from maml_jax.run.pruning import schedule_maker
 from maml_jax.run.spec import RunSpec
 from maml_jax.run.warm_start import start_from
@@ -40,7 +39,7 @@ from maml_jax.run.workdir import (
     write_evaluation,
     write_inputs,
 )
-from maml_jax.types import Metrics, TrainState
+from maml_jax.types import TrainState
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error
@@ -83,66 +82,6 @@ def _next_stop(step: int, spec: RunSpec) -> int:
     return min(end for end in ends if end > step)
 
 
-def _crossed(before: int, after: int, every: int) -> bool:
-    return before // every != after // every
-
-
-class _Progress:
-    """The progress bar, and the log: means of metrics and sums of counts over log_every steps."""
-
-    def __init__(self, spec: RunSpec, workdir: pathlib.Path, step: int, log: str | None) -> None:
-        self._spec = spec
-        self._step = step
-        self._writer = MetricWriter(workdir, step, log)
-        self._bar = tqdm(
-            total=spec.num_meta_steps, initial=step, unit=" meta-steps", desc=workdir.name
-        )
-        self._start_interval()
-
-    def _start_interval(self) -> None:
-        self._started = time.perf_counter()
-        self._sums: dict[str, float] = {}
-        self._numbers: dict[str, int] = {}  # of meta-steps with the metric
-        self._steps = 0
-
-    def update(self, step: int, metrics: Metrics, summary: Callable[[], dict[str, float]]) -> None:
-        """Adds the metrics of a dispatch; at the end of an interval writes them and a summary."""
-        number = step - self._step
-        for name, value in metrics.items():
-            if value.ndim:
-                raise UsageError(f"metric {name!r} has shape {value.shape}; give a scalar")
-            weight = 1 if name in COUNTS else number
-            self._sums[name] = self._sums.get(name, 0.0) + weight * float(value)
-            self._numbers[name] = self._numbers.get(name, 0) + number
-        self._steps += number
-        self._bar.update(number)
-        self._bar.set_postfix(loss=f"{float(metrics['loss']):.4g}")
-        if _crossed(self._step, step, self._spec.log_every) or step == self._spec.num_meta_steps:
-            self._write(step, summary())
-        self._step = step
-
-    def write_validation(self, step: int, values: dict[str, float]) -> None:
-        """Logs a validation."""
-        self._writer.write(step, values)
-
-    def _write(self, step: int, summary: dict[str, float]) -> None:
-        seconds = time.perf_counter() - self._started
-        means = {n: v if n in COUNTS else v / self._numbers[n] for n, v in self._sums.items()}
-        means = {n: v for n, v in means.items() if v != 1 or not n.startswith(FINITE_SHARE)}
-        speed = {"seconds": seconds, "meta_steps_per_second": self._steps / seconds}
-        self._writer.write(step, means | speed | summary)
-        self._start_interval()
-
-    def packed_log(self) -> str:
-        """The log, for a checkpoint."""
-        return self._writer.packed_log()
-
-    def close(self) -> None:
-        """Closes the bar and flushes the log."""
-        self._bar.close()
-        self._writer.close()
-
-
 class _Selection:
     """Keeps the parameters with the best validation so far, in workdir/best_checkpoints.
 
@@ -164,7 +103,7 @@ class _Selection:
         if best is not None:
             self._best = best.about.get("score", _logged_best(workdir, int(state.step)))
 
-    def validate(self, state: TrainState, progress: _Progress) -> None:
+    def validate(self, state: TrainState, progress: Progress) -> None:
         """Scores the state by accuracy after the last inner step, or by −loss without accuracy."""
         evaluation = self._experiment.evaluate(state.meta_params, "validation")
         last = {name: float(est.finite_mean[-1]) for name, est in evaluation.estimates.items()}
@@ -220,7 +159,7 @@ def train(
         state, about = restored.state, restored.about
         note(f"resuming from meta-step {int(state.step)} of {spec.num_meta_steps}")
     selection = _Selection(experiment, workdir, state)
-    progress = _Progress(spec, workdir, int(state.step), about.get("log"))
+    progress = Progress(spec, workdir, int(state.step), about.get("log"))
     if (selection.step or 0) < (about.get("best_step") or 0):
         note(f"{BEST} lacks the best parameters before the checkpoint; going on without them")
 
@@ -239,9 +178,9 @@ def train(
             _check_finite(state, spec, save)
             done = stop == spec.num_meta_steps
             every = spec.eval.validation_every
-            if every and (done or _crossed(step, stop, every)):
+            if every and (done or crossed(step, stop, every)):
                 selection.validate(state, progress)
-            if received or done or _crossed(step, stop, spec.checkpoint.every):
+            if received or done or crossed(step, stop, spec.checkpoint.every):
                 save(state)
             if received:
                 raise Interrupted(f"at meta-step {stop}", 128 + received[0])
