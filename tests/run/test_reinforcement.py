@@ -19,7 +19,7 @@ TINY: dict[str, Any] = {
     "steps_per_dispatch": 2,
     "log_every": 2,
     "checkpoint.every": 2,
-    "meta_batch_size": 4,
+    "meta_batch_size": 8,  # over the forced devices
     "task.shots": 4,
     "task.query_shots": 4,
     "model.hidden": (5,),
@@ -103,9 +103,7 @@ def test_settings_that_cannot_be_used_are_named(changes: Any, message: str) -> N
 
 
 def test_a_policy_is_not_normalized() -> None:
-    with pytest.raises(
-        UsageError, match=r"normalization='batch' would make an action depend"
-    ):
+    with pytest.raises(UsageError, match=r"normalization='batch' would make an action depend"):
         build(tiny(model__normalization="batch"))
 
 
