@@ -205,7 +205,7 @@ class Objective:
         inner_loop = self._loop_of_task(step, of_task.gates)
         adaptation = inner_loop(meta_params, support, of_task.adapt)
         _, of_query = self.query_loss(adaptation.params, query, of_task.query)
-        of_support = adaptation.aux if inner_loop.num_steps else Made((), {})
+        of_support = adaptation.aux if inner_loop.num_steps else Made(support, {})
         for name, aux in (("loss", of_support), ("query_loss", of_query)):
             if not isinstance(aux, Made):
                 raise ValueError(f"{name} makes no data to record; return (loss, Made(data, {{}}))")

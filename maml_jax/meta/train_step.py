@@ -150,7 +150,7 @@ class TrainStep:
         so that a diverged task counts no more than the others.
       record: first lets the losses make their data under the current meta-parameters, and evaluates
         the objective on these alone (`Objective.record`), however often `outer` does so. For losses
-        that make their own data, such as rollouts.
+        that make their own data, such as rollouts; these are made for all tasks at once.
       learned: fields of MetaParams that `outer` learns. The gradients of the others are 0: they do
         not count in a norm, and they cannot cause a task to be left out as not finite.
 
@@ -238,7 +238,7 @@ class TrainStep:
             episode = self._episode(episode_key, raw)
             return record(state.meta_params, episode, objective_key, state.step)
 
-        made = map_tasks(of_task, _task_keys(batch), batch.episodes, chunk=self.tasks_per_chunk)
+        made = map_tasks(of_task, _task_keys(batch), batch.episodes)
         return batch._replace(episodes=made, recorded=True)
 
     def _episode(self, key: Array, raw: PyTree) -> PyTree:

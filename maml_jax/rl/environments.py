@@ -1,6 +1,5 @@
 """Environments of reinforcement learning: families of tasks whose rollouts are pure functions."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -9,7 +8,6 @@ import jax.numpy as jnp
 from maml_jax.checks import check_count
 from maml_jax.errors import UsageError, first_line
 from maml_jax.meta.sampling import same_constants
-from maml_jax.registry import Registry
 from maml_jax.types import Array, PyTree
 
 
@@ -52,48 +50,6 @@ class Environment(Protocol):
 
     def step(self, task: PyTree, state: PyTree, action: Array, key: Array, /) -> Step:
         """Takes a step."""
-
-
-MakeEnvironment = Callable[[], Environment]
-
-
-def _navigation() -> Environment:
-    from maml_jax.rl.navigation import Navigation
-
-    return Navigation()
-
-
-def _half_cheetah(task: str) -> MakeEnvironment:
-    def make() -> Environment:
-        from maml_jax.rl.half_cheetah import HalfCheetah
-
-        return HalfCheetah(task)
-
-    return make
-
-
-ENVIRONMENTS: Registry[MakeEnvironment] = Registry(
-    "environment",
-    {
-        "navigation": _navigation,
-        "half_cheetah_direction": _half_cheetah("direction"),
-        "half_cheetah_velocity": _half_cheetah("velocity"),
-    },
-)
-
-
-def register_environment(name: str, make: MakeEnvironment) -> None:
-    """Makes `rl.environment=NAME` usable in configs.
-
-    Args:
-      name: of the environment.
-      make: () -> Environment; called when a run is built, so that what it imports may be missing
-        as long as nobody uses it.
-
-    Raises:
-      ValueError: the name belongs to the package.
-    """
-    ENVIRONMENTS.register(name, make)
 
 
 def check_environment(environment: Environment, name: str, horizon: int) -> None:

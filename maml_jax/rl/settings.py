@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from maml_jax.rl.environments import ENVIRONMENTS
+from maml_jax.rl.registry import ENVIRONMENTS
 from maml_jax.rl.surrogates import SURROGATES
 from maml_jax.settings import Rule, at_least, one_of, setting
 

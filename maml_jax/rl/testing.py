@@ -7,6 +7,7 @@ import numpy as np
 from maml_jax.models.functional import FunctionalModel
 from maml_jax.rl import environments
 from maml_jax.rl.policy import Policy
+from maml_jax.rl.registry import ENVIRONMENTS
 from maml_jax.rl.rollouts import ToRollOut, Trajectories, roll_out
 from maml_jax.types import Array, PyTree
 
@@ -29,7 +30,7 @@ def check_environment(name: str) -> None:
       >>> from maml_jax.rl import testing
       >>> testing.check_environment("navigation")
     """
-    environment = environments.ENVIRONMENTS.find(name)()
+    environment = ENVIRONMENTS.find(name)()
     steps = min(environment.horizon, _STEPS)
     environments.check_environment(environment, name, steps)
     size = environment.action_size

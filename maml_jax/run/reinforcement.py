@@ -8,9 +8,10 @@ import jax.numpy as jnp
 
 from maml_jax.errors import UsageError
 from maml_jax.params import with_paths
-from maml_jax.rl.environments import ENVIRONMENTS, Environment, check_environment
+from maml_jax.rl.environments import Environment, check_environment
 from maml_jax.rl.losses import RolloutLoss, batch_at_step
 from maml_jax.rl.policy import Gaussian, Policy
+from maml_jax.rl.registry import ENVIRONMENTS
 from maml_jax.rl.rollouts import ToRollOut
 from maml_jax.rl.settings import RLSettings
 from maml_jax.rl.surrogates import SURROGATES, clipped, lvc

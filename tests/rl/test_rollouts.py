@@ -96,9 +96,10 @@ def test_the_baseline_is_the_least_squares_fit_of_steps_that_count() -> None:
 def test_advantages_are_sums_of_residuals(gae_lambda: float) -> None:
     of, discount = trajectories(), 0.9
     with jax.enable_x64(True):
-        of = jax.tree.map(jnp.asarray, of)
-        made = np.asarray(advantages(of, discount=discount, gae_lambda=gae_lambda))
-        values = linear_baseline(of, discounted_sum(jnp.asarray(of.rewards), discount))
+        on_device = jax.tree.map(jnp.asarray, of)
+        made = np.asarray(advantages(on_device, discount=discount, gae_lambda=gae_lambda))
+        to_go = discounted_sum(on_device.rewards, discount)
+        values = np.asarray(linear_baseline(on_device, to_go))
     expected = np.zeros((6, 8))
     for t in reversed(range(7)):
         following = values[:, t + 1] if t < 6 else 0
