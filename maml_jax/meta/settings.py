@@ -11,8 +11,8 @@ class OuterSettings:
 
     optimizer: str = setting(
         "adam",
-        "optimizer of the initialization; trpo: natural gradient steps of policies",
-        one_of(("adam", "adamw", "sgd", "trpo")),
+        "optimizer of the initialization; trpo: natural gradient steps of policies; none: constant",
+        one_of(("adam", "adamw", "sgd", "trpo", "none")),
     )
     learning_rate: float = setting(1e-3, "learning rate of the initialization", positive())
     lengths_learning_rate: float = setting(

@@ -63,7 +63,6 @@ class Algorithm(NamedTuple):
     norms_adapt: bool = False  # normalization shifts adapt too; MAML only meta-learns them
     train_steps: Callable[[int], int] = lambda num_steps: num_steps  # K in training
     tunes_step_size: bool = False  # the step size at test is tuned on validation episodes
-    learns_init: bool = True
 
 
 def head(path: str) -> bool:
@@ -144,13 +143,6 @@ ALGORITHMS = Registry(
             "no inner step in training; fine-tuned at test with a tuned step size",
             train_steps=lambda num_steps: 0,
             tunes_step_size=True,
-        ),
-        "random": Algorithm(
-            "Finn et al. 2017, section 5.3 (baseline)",
-            "nothing is learned: the first initialization, fine-tuned at test",
-            train_steps=lambda num_steps: 0,
-            tunes_step_size=True,
-            learns_init=False,
         ),
     },
 )

@@ -37,7 +37,7 @@ def _outer_optimizers(
         "sgd": lambda: optax.sgd(rate),
     }
     learned: dict[str, optax.GradientTransformation] = {}
-    if spec.entry.learns_init and outer.optimizer != "trpo":
+    if outer.optimizer in optimizers:
         learned["init"] = optimizers[outer.optimizer]()
     if gates is not None:
         default = 0.05 if gates.kind.is_length else 0.0075

@@ -92,7 +92,10 @@ def test_the_report_shows_returns_and_paths(workdir: pathlib.Path) -> None:
         ),
         ({"task__name": "sinusoid"}, "has no effect with task.name='sinusoid'"),
         ({"outer__optimizer": "trpo", "outer__objective": "multi_step"}, "on recorded rollouts"),
-        ({"outer__optimizer": "trpo", "algorithm": "random"}, "an algorithm that learns the init"),
+        (
+            {"outer__optimizer": "trpo", "algorithm": "reptile"},
+            "needs derivatives through the inner",
+        ),
         ({"data__name": "omniglot"}, "data.name='omniglot' has no effect with task.name='rl'"),
     ],
 )
