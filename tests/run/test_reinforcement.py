@@ -29,8 +29,6 @@ TINY: dict[str, Any] = {
     "eval.num_steps": 2,
     "eval.chunk": 4,
 }
-# Learned lengths, by TRPO.
-LENGTHS = {"algorithm": "adaptive_k", "inner.num_steps": 2, "outer.cg_steps": 2}
 
 
 def tiny(variant: str = "", **changes: Any) -> ConfigDict:
@@ -44,7 +42,7 @@ def tiny(variant: str = "", **changes: Any) -> ConfigDict:
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("rl") / "whole"
-    train_and_evaluate(tiny("trpo", **LENGTHS, baselines=("random",)), folder)
+    train_and_evaluate(tiny("lengths", inner__num_steps=2, baselines=("random",)), folder)
     return folder
 
 
@@ -52,7 +50,7 @@ def test_a_resumed_run_equals_one_that_was_never_stopped(
     workdir: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     for number in (2, 4):
-        train_and_evaluate(tiny("trpo", **LENGTHS, num_meta_steps=number), tmp_path)
+        train_and_evaluate(tiny("lengths", inner__num_steps=2, num_meta_steps=number), tmp_path)
     (_, whole), (_, resumed) = load_run(workdir), load_run(tmp_path)
     assert_bits_equal(resumed._replace(key=()), whole._replace(key=()))
     assert whole.step == 4
@@ -71,7 +69,6 @@ def test_the_report_shows_returns_and_paths(workdir: pathlib.Path) -> None:
     for part in (
         "reinforcement learning (navigation) with 4 rollouts for each update",
         "Return after every update",
-        "maml, Finn et al. 2017",
         "Paths of the point",
         "the random baseline (not trained, only fine-tuned) reaches",
     ):
