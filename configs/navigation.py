@@ -18,6 +18,8 @@ from maml_jax.run.config import default_config
 COMMON: dict[str, Any] = {
     "task.name": "rl",
     "rl.environment": "navigation",
+    "rl.estimator": "lvc",
+    "rl.initial_log_std": -0.7,
     "task.shots": 20,  # rollouts for an inner step
     "task.query_shots": 20,
     "model.hidden": (100, 100),
