@@ -14,6 +14,7 @@ from experiments.publish import (
     benchmark_tables,
     length_tables,
     model_tables,
+    reinforcement_tables,
     reproduction_tables,
     results,
     study_tables,
@@ -25,6 +26,7 @@ PAGES = (
     ROOT / "README.md",
     ROOT / "docs" / "algorithms.md",
     ROOT / "docs" / "learned_lengths.md",
+    ROOT / "docs" / "reinforcement_learning.md",
     ROOT / "docs" / "results.md",
     ROOT / "docs" / "using_models.md",
     results.RESULTS / "README.md",
@@ -98,6 +100,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "benchmark_resnet12": benchmark_tables.benchmark_resnet12,
     "benchmark_schedules": benchmark_tables.benchmark_schedules,
     "benchmark_checkpoints": benchmark_tables.benchmark_checkpoints,
+    "navigation": reinforcement_tables.navigation,
+    "navigation_later_step_sizes": reinforcement_tables.later_step_sizes,
+    "benchmark_environments": reinforcement_tables.benchmark_environments,
 }
 
 
