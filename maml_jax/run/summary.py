@@ -16,7 +16,7 @@ from maml_jax.run.formats import (
 
 _BASELINES = {  # what they are
     "pretrained": "trained on all tasks at once, then fine-tuned",
-    "oracle": "told the task",
+    "oracle": "told amplitude and phase",
     "random": "not trained, only fine-tuned",
 }
 
@@ -118,7 +118,8 @@ def _mean(counts: list[int]) -> float:
 
 
 def _explained(run: Run) -> str:
-    return f" ({_BASELINES[run.name]})" if run.name in _BASELINES else ""
+    known = _BASELINES | ({"oracle": "told the task"} if "return" in run.record else {})
+    return f" ({known[run.name]})" if run.name in known else ""
 
 
 def _others(runs: list[Run]) -> str:
