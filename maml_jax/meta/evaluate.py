@@ -29,11 +29,11 @@ PerEpisode = dict[str, np.ndarray]  # "loss" and metrics -> values [episodes, K+
 class Estimate(NamedTuple):
     """Statistics of one metric over episodes, after every inner step."""
 
-    mean: np.ndarray  # [K+1], without the diverged episodes
+    mean: np.ndarray  # [K+1], without the diverged episodes; an accuracy is that of all episodes
     ci95: np.ndarray  # [K+1], half-width of the 95% confidence interval of `mean`
     median: np.ndarray  # [K+1], over all episodes
     finite: np.ndarray  # [K+1], share of the episodes of `mean` where the metric is finite
-    finite_mean: np.ndarray  # [K+1], over all episodes with finite losses, for selecting
+    finite_mean: np.ndarray  # [K+1], for selecting: over episodes with finite losses, or all
 
 
 class EpisodeCounts(NamedTuple):
@@ -102,8 +102,9 @@ def summarise(
     """Mean, 1.96 σ/√n and median of arrays [episodes, K+1, ...].
 
     A few diverged episodes would decide a mean of losses. They are counted instead: means are taken
-    over the other episodes, and medians over all. Metrics are estimated from the episodes in which
-    they are finite.
+    over the other episodes, and medians over all. An accuracy is bounded, and without the episodes
+    that went wrong it would be too high: "accuracy" is estimated from all episodes. Metrics are
+    estimated from the episodes in which they are finite.
 
     Args:
       per_episode: "loss" [episodes, K+1], and metrics.
@@ -118,15 +119,17 @@ def summarise(
     estimates = {}
     for name, values in per_episode.items():
         every = np.ma.masked_invalid(np.asarray(values, np.float64))
-        kept = every[converged]
+        kept, usable = every[converged], every[finite]
+        if name == "accuracy":
+            kept = usable = every
         number = kept.count(axis=0)
-        of_all = np.where(np.isfinite(losses), losses, np.inf) if name == "loss" else every[finite]
+        of_all = np.where(np.isfinite(losses), losses, np.inf) if name == "loss" else usable
         statistics = (
             kept.mean(axis=0),
             1.96 * kept.std(axis=0, ddof=1) / np.sqrt(number),
             cast(Any, np.ma).median(of_all, axis=0),
             number / max(len(kept), 1),
-            every[finite].mean(axis=0),
+            usable.mean(axis=0),
         )
         estimates[name] = Estimate(*(np.ma.filled(of, np.nan) for of in statistics))
     counts = EpisodeCounts(len(losses), int((~converged).sum()), int((~finite).sum()))

@@ -77,4 +77,10 @@ class EvalSettings:
     validation_every: int = setting(
         0, "meta-steps between validations; 0: no validation", at_least(0)
     )
+    ensemble: int = setting(
+        1,
+        "parameters, the best in validation, that are also tested together with their predictions "
+        "averaged; 1: none",
+        at_least(1),
+    )
     validation_episodes: int = setting(300, "validation episodes", at_least(1))

@@ -1,7 +1,7 @@
 """From a config to functions: the state, the train loop and the evaluation of one run."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, NamedTuple, Protocol
 
@@ -27,6 +27,7 @@ from maml_jax.parallel import (
     use_cpu_devices,
 )
 from maml_jax.run.config import completed, resolve
+from maml_jax.run.ensemble import EvaluateEnsembleFn, make_ensemble_evaluation
 from maml_jax.run.evaluation import (
     EvaluateFn,
     Evaluation,
@@ -66,6 +67,7 @@ class Experiment(NamedTuple):
     init: InitFn
     train: TrainLoop
     evaluate: EvaluateFn
+    evaluate_ensemble: EvaluateEnsembleFn
     learned: LearnedSummary
     at_test: "Callable[[MetaParams], tuple[Experiment, MetaParams]]"  # with outputs for eval.ways
 
@@ -277,6 +279,7 @@ def _assemble(config: ConfigDict, spec: RunSpec, problem: Problem, *, training: 
         _make_init(spec, problem, learned, outer),
         _make_train_loop(spec, train_step, problem, learned, training=training),
         make_evaluate(spec, problem, at_test(spec.eval.num_steps), gates),
+        make_ensemble_evaluation(spec, problem, at_test(spec.eval.num_steps)),
         learned,
         lambda meta_params: (experiment, meta_params),
     )
@@ -295,9 +298,12 @@ def _with_test_ways(trained: Experiment) -> Experiment:
     def evaluate(meta_params: MetaParams, stream: str = "test", **how: Any) -> Evaluation:
         return test.evaluate(at_test(meta_params)[1], stream, **how)
 
+    def together(members: Sequence[MetaParams]) -> Evaluation:
+        return test.evaluate_ensemble([at_test(of)[1] for of in members])
+
     template = jax.eval_shape(trained.init).meta_params  # tells at once what does not fit
     jax.eval_shape(lambda meta_params: at_test(meta_params)[1], template)
-    return trained._replace(evaluate=evaluate, at_test=at_test)
+    return trained._replace(evaluate=evaluate, evaluate_ensemble=together, at_test=at_test)
 
 
 def optimizer_flops(config: ConfigDict) -> float:

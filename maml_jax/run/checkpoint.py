@@ -233,11 +233,26 @@ def newest(directory: pathlib.Path, template: TrainState, config: Record) -> Res
     return None
 
 
+def every(directory: pathlib.Path, template: TrainState, config: Record) -> list[Restored]:
+    """Reads all checkpoints that are not damaged, the oldest first; arguments as of `newest`.
+
+    Raises:
+      UsageError: one is of another config or program, or cannot be read at the moment.
+    """
+    found = []
+    for step in _steps(directory):
+        try:
+            found.append(_read(directory / str(step), template, config))
+        except DamagedError as error:
+            note(f"checkpoint {directory / str(step)} is damaged ({error}); leaving it out")
+    return found
+
+
 class Checkpoints:
     """Writes the checkpoints of one run, into DIRECTORY/STEP."""
 
-    def __init__(self, directory: str | pathlib.Path, config: Record, keep: int) -> None:
-        """Keeps the newest `keep`; `config` is saved beside every state."""
+    def __init__(self, directory: str | pathlib.Path, config: Record, keep: int | None) -> None:
+        """Keeps the newest `keep`, or all; `config` is saved beside every state."""
         self._directory = pathlib.Path(directory)
         self._config = config
         self._keep = keep
@@ -290,6 +305,18 @@ class Checkpoints:
                 step, args=ocp.args.StandardSave(host), custom_metadata={"run": about}
             )
         except Exception as error:  # Orbax raises many kinds for what the system refuses
+            raise unwritable(self._directory, error) from error
+
+    def delete(self, step: int) -> None:
+        """Removes a checkpoint.
+
+        Raises:
+          UsageError: it cannot be removed.
+        """
+        self.wait()
+        try:
+            self._manager.delete(step)
+        except Exception as error:
             raise unwritable(self._directory, error) from error
 
     def wait(self) -> None:

@@ -105,7 +105,7 @@ def adaptation_table(record: Record) -> str:
     if count := diverged(record):
         table += (
             f"\n{count:,} of {record['num_episodes']:,} test episodes diverged: their loss is not "
-            "finite, or above 10 times\nthat before adaptation. They count in the medians, but not "
-            "in the means."
+            "finite, or above 10 times\nthat before adaptation. They count in medians and "
+            "accuracies, but not in mean losses."
         )
     return table

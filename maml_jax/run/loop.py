@@ -19,6 +19,7 @@ from maml_jax.run import files, provenance
 from maml_jax.run.build import Experiment, build
 from maml_jax.run.checkpoint import Checkpoints, has_checkpoint
 from maml_jax.run.config import baseline_config
+from maml_jax.run.ensemble import Members
 from maml_jax.run.episode_table import EpisodeTable
 from maml_jax.run.files import Record
 from maml_jax.run.formats import plural
@@ -96,7 +97,9 @@ class _Selection:
           UsageError: what it has kept cannot be read.
         """
         self._experiment = experiment
-        self._checkpoints = Checkpoints(workdir / BEST, as_json(experiment.config), keep=1)
+        config = as_json(experiment.config)
+        self._checkpoints = Checkpoints(workdir / BEST, config, keep=1)
+        self._members = Members(workdir, state, config, experiment.spec.eval.ensemble)
         best = self._checkpoints.restore(state)
         self.step = None if best is None else int(best.state.step)
         self._best = -math.inf
@@ -115,14 +118,17 @@ class _Selection:
         if score > self._best:
             self._best, self.step = score, int(state.step)
             self._checkpoints.save(state, score=score)
+        self._members.add(state, score)
 
     def wait(self) -> None:
         """Waits until the parameters are written."""
         self._checkpoints.wait()
+        self._members.wait()
 
     def close(self) -> None:
         """Waits until the parameters are written, and ends the threads that write."""
         self._checkpoints.close()
+        self._members.close()
 
 
 def _logged_best(workdir: pathlib.Path, step: int) -> float:

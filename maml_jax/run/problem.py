@@ -18,6 +18,7 @@ from maml_jax.types import (
     Examples,
     HostEpisodes,
     LossFn,
+    Metrics,
     Params,
     PathPredicate,
     SupportAtFn,
@@ -43,6 +44,12 @@ class PredictFn(Protocol):
     """(params, examples) -> predictions [S, y]."""
 
     def __call__(self, params: Params, examples: Examples, /) -> Array: ...
+
+
+class ScoreFn(Protocol):
+    """(predictions [S, y], targets [S] or [S, y]) -> (loss [], metrics)."""
+
+    def __call__(self, predictions: Array, targets: Array, /) -> tuple[Array, Metrics]: ...
 
 
 class Inputs(NamedTuple):
@@ -71,6 +78,7 @@ class Problem(NamedTuple):
     prepare: Callable[[Any], Any] = same_episode  # raw -> Episode, on the device
     inputs: Inputs | None = None  # of the network; None takes the form of the sampler's
     ways: int = 0  # classes that are the outputs of `predict`; 0 if these are values
+    score: ScoreFn | None = None  # of predictions, as in `loss`; None if they are not averaged
     weighted: bool = False  # whether the loss of WeightedExamples is that of those that count
     query_loss: LossFn | None = None  # None: the loss of support and query examples is the same
     support_at: SupportAtFn = same_at_every_step

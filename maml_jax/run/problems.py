@@ -9,7 +9,12 @@ import jax.numpy as jnp
 
 from maml_jax.errors import UsageError
 from maml_jax.models.functional import outputs_of
-from maml_jax.models.losses import classification_logits, classification_loss, with_reference
+from maml_jax.models.losses import (
+    classification_logits,
+    classification_loss,
+    classification_score,
+    with_reference,
+)
 from maml_jax.models.normalization import at_step, norm_shifts_do_not_adapt, with_steps
 from maml_jax.registry import Registry
 from maml_jax.rl.settings import RLSettings
@@ -39,9 +44,12 @@ def _sinusoid_regression(spec: "RunSpec") -> Problem:
     def predict(params: Params, data: Examples) -> Array:
         return outputs_of(model, params, data.inputs)
 
+    def score(predictions: Array, targets: Array) -> tuple[Array, Metrics]:
+        return jnp.mean((predictions - targets) ** 2), {}
+
     def loss(params: Params, data: Examples, key: Array) -> tuple[Array, Metrics]:
         del key
-        return jnp.mean((predict(params, data) - data.targets) ** 2), {}
+        return score(predict(params, data), data.targets)
 
     return Problem(
         sampler=lambda shots, query_shots, stream: partial(
@@ -50,6 +58,7 @@ def _sinusoid_regression(spec: "RunSpec") -> Problem:
         init_params=lambda key, num_steps: first_params(spec, model, key, (inputs,)),
         loss=loss,
         predict=predict,
+        score=score,
         inputs=Inputs((inputs,), "float32"),
     )
 
@@ -115,6 +124,7 @@ def _image_classifier(spec: "RunSpec", inputs: Inputs) -> Problem:
         init_params=init_params,
         loss=classification_loss(model),
         predict=classification_logits(model),
+        score=classification_score,
         adapts=norm_shifts_do_not_adapt,
         at_step=at_step,
         prepare=prepare,

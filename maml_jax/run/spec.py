@@ -126,6 +126,11 @@ def check_spec(spec: RunSpec) -> None:
         f"baselines={spec.baselines} has 'oracle', which only the sinusoid and rl have; leave it "
         "out, as --config.baselines='()' does",
     )
+    _require(
+        spec.eval.ensemble == 1 or spec.eval.validation_every > 0,
+        f"eval.ensemble={spec.eval.ensemble} needs validation, which selects the parameters; use "
+        "eval.validation_every of 1 or more, or 1",
+    )
     if outer.objective == "multi_step":
         _translate(
             f"outer.objective='multi_step' with algorithm={spec.algorithm!r}",

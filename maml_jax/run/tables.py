@@ -48,8 +48,8 @@ def results(runs: list[Run]) -> str:
     note = (
         f"{what} on test episodes ({describe_task(spec, first.record['shots'])}) before and after "
         "adaptation: mean, 95% confidence interval and median. Diverged episodes "
-        "end above 10 times their loss before adaptation or are not finite; they count in the "
-        "medians, but not in the means."
+        "end above 10 times their loss before adaptation or are not finite; they count in "
+        "medians and accuracies, but not in mean losses."
     )
     if not all("diverged_episodes" in record for _, record in _rows_of(runs)):
         note += " In this older evaluation only those that are not finite are counted."

@@ -23,6 +23,7 @@ from maml_jax.run.config import (
     resume_conflicts,
     without_unused,
 )
+from maml_jax.run.ensemble import read_members
 from maml_jax.run.evaluation import Evaluation
 from maml_jax.run.files import DamagedError, Record
 from maml_jax.run.messages import note
@@ -250,7 +251,9 @@ class Evaluated(NamedTuple):
     """What an evaluation says."""
 
     record: Record  # what is kept of it: one JSON object
-    episodes: dict[str, PerEpisode]  # parameters (last, selected) -> values of every test episode
+    episodes: dict[
+        str, PerEpisode
+    ]  # parameters (last, selected, ensemble) -> values of every test episode
 
 
 def _evaluate_state(
@@ -293,6 +296,8 @@ def evaluate_both(
 ) -> Evaluated:
     """The state's record, with that of the validation-selected parameters under "selected".
 
+    That of the best parameters together is under "ensemble", if eval.ensemble is above 1.
+
     Args:
       experiment: the run's functions.
       state: its state.
@@ -312,6 +317,14 @@ def evaluate_both(
         record["selected"], episodes["selected"] = _evaluate_state(
             experiment, selected.state, of_state
         )
+    if (number := experiment.spec.eval.ensemble) > 1:
+        members = read_members(workdir, state, as_json(experiment.config), number)
+        together = experiment.evaluate_ensemble([of.meta_params for of in members])
+        record["ensemble"] = {
+            "meta_steps": [int(of.step) for of in members],
+            **_estimates(together),
+        }
+        episodes["ensemble"] = together.per_episode
     return Evaluated(record, episodes)
 
 
