@@ -43,6 +43,11 @@ setup(
         "tensorflow": ["tensorflow"],  # to prepare a TFDS download; reading needs none
         "parquet": ["pyarrow>=15"],  # mini_imagenet and tiered_imagenet of the Hugging Face Hub
         "networks": ["dm-haiku>=0.0.14", "equinox>=0.11"],  # tests of docs/own_model.md use them
+        "rl": [  # the environments half_cheetah_*; navigation needs none of it
+            "gymnasium>=1.0",
+            "mujoco>=3.2",
+            "mujoco-mjx>=3.2",
+        ],
         "test": [
             "ipykernel>=6",
             "mypy>=1.15",

@@ -10,12 +10,22 @@ from maml_jax.inner.optimizers.registry import INNER_OPTIMIZERS
 from maml_jax.inner.step_sizes import STEP_SIZES
 from maml_jax.lengths.gates import GATES
 from maml_jax.models.registry import MODELS
+from maml_jax.rl.registry import ENVIRONMENTS
 from maml_jax.run.algorithms import ALGORITHMS
 from maml_jax.run.config import rule_of
 from maml_jax.run.problems import TASKS
 from maml_jax.run.spec import RunSpec
 
-_REGISTRIES = (ALGORITHMS, GATES, INNER_OPTIMIZERS, META_GRADIENTS, MODELS, STEP_SIZES, TASKS)
+_REGISTRIES = (
+    ALGORITHMS,
+    ENVIRONMENTS,
+    GATES,
+    INNER_OPTIMIZERS,
+    META_GRADIENTS,
+    MODELS,
+    STEP_SIZES,
+    TASKS,
+)
 _KINDS = {str: "any text", bool: "`True` or `False`", float: "any number", int: "any whole number"}
 
 
@@ -23,11 +33,16 @@ def configuration() -> str:
     """One table for the keys without a section, and one for each section of the package."""
     fields = dataclasses.fields(RunSpec)
     parts = [_table("", [field for field in fields if "rule" in field.metadata])]
-    for field in fields:
-        if dataclasses.is_dataclass(field.default):
-            lead = inspect.getdoc(field.default) or ""
-            table = _table(f"{field.name}.", dataclasses.fields(field.default))
-            parts.append(f"### `{field.name}`\n\n{lead}\n\n{table}")
+    sections = {
+        field.name: type(field.default)
+        for field in fields
+        if dataclasses.is_dataclass(field.default)
+    }
+    own = {name: task.settings for name, task in TASKS.items() if TASKS.is_built_in(name)}
+    for name, settings in (sections | own).items():
+        if settings is not None:
+            table = _table(f"{name}.", dataclasses.fields(settings))
+            parts.append(f"### `{name}`\n\n{inspect.getdoc(settings)}\n\n{table}")
     return "\n\n".join(parts)
 
 

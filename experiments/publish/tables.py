@@ -16,6 +16,7 @@ from experiments.publish import (
     ledger_tables,
     length_tables,
     model_tables,
+    reinforcement_tables,
     report_tables,
     reproduction_tables,
     results,
@@ -30,6 +31,7 @@ PAGES = (
     ROOT / "docs" / "configuration.md",
     ROOT / "docs" / "inner_optimizers.md",
     ROOT / "docs" / "learned_lengths.md",
+    ROOT / "docs" / "reinforcement_learning.md",
     ROOT / "docs" / "ledger.md",
     ROOT / "docs" / "report.md",
     ROOT / "docs" / "results.md",
@@ -115,6 +117,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "benchmark_resnet12": benchmark_tables.benchmark_resnet12,
     "benchmark_schedules": benchmark_tables.benchmark_schedules,
     "benchmark_checkpoints": benchmark_tables.benchmark_checkpoints,
+    "navigation": reinforcement_tables.navigation,
+    "navigation_later_step_sizes": reinforcement_tables.later_step_sizes,
+    "benchmark_environments": reinforcement_tables.benchmark_environments,
 }
 
 

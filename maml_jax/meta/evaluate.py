@@ -80,21 +80,25 @@ def make_task_evaluation(
     return evaluate_task
 
 
-def diverged(losses: np.ndarray) -> np.ndarray:
+def diverged(losses: np.ndarray, factor: float = DIVERGED) -> np.ndarray:
     """Whether the loss of each episode [episodes, K+1] explodes in adaptation, [episodes].
 
-    It does if it is not finite after some step, or more than 10 times as large as before adaptation
-    (its own or, if that is larger, the median of all episodes). A loss that is negative before
-    adaptation explodes if it rises by 9 times its size.
+    It does if it is not finite after some step, or more than `factor` times as large as before
+    adaptation (its own or, if that is larger, the median of all episodes). A loss that is negative
+    before adaptation explodes if it rises by factor - 1 times its size.
     """
     finite = np.isfinite(losses).all(axis=1)
     before = losses[:, :1]
     usual = np.maximum(before, np.median(before[finite]) if finite.any() else 0.0)
-    bound = np.where(usual < 0, 2 - DIVERGED, DIVERGED) * usual
+    if np.isinf(factor):
+        return np.asarray(~finite)
+    bound = np.where(usual < 0, 2 - factor, factor) * usual
     return np.asarray(~finite | (losses > bound).any(axis=1))
 
 
-def summarise(per_episode: Mapping[str, ArrayLike]) -> tuple[dict[str, Estimate], EpisodeCounts]:
+def summarise(
+    per_episode: Mapping[str, ArrayLike], factor: float = DIVERGED
+) -> tuple[dict[str, Estimate], EpisodeCounts]:
     """Mean, 1.96 σ/√n and median of arrays [episodes, K+1, ...].
 
     A few diverged episodes would decide a mean of losses. They are counted instead: means are taken
@@ -104,13 +108,14 @@ def summarise(per_episode: Mapping[str, ArrayLike]) -> tuple[dict[str, Estimate]
 
     Args:
       per_episode: "loss" [episodes, K+1], and metrics.
+      factor: an episode diverges if its loss rises by this factor; infinity: if it is not finite.
 
     Returns:
       ({name: Estimate}, the counts of episodes).
     """
     losses = np.asarray(per_episode["loss"], np.float64)
     finite = np.isfinite(losses).all(axis=1)
-    converged = ~diverged(losses)
+    converged = ~diverged(losses, factor)
     estimates = {}
     for name, values in per_episode.items():
         every = np.ma.masked_invalid(np.asarray(values, np.float64))

@@ -19,12 +19,7 @@ from maml_jax.lengths.cost import Budget, LearnedLengths, annealed, compute_cost
 from maml_jax.lengths.gates import Gates, always_on
 from maml_jax.lengths.schedule import Schedule
 from maml_jax.meta.objective import Objective, multi_step_weights
-from maml_jax.meta.outer import (
-    OuterStep,
-    keep_within,
-    optax_outer,
-    outer_chain,
-)
+from maml_jax.meta.outer import OuterStep
 from maml_jax.meta.train_step import TrainStep, init_state, with_constant_lengths
 from maml_jax.parallel import (
     cores_that_divide,
@@ -33,8 +28,15 @@ from maml_jax.parallel import (
 )
 from maml_jax.run.config import completed, resolve
 from maml_jax.run.ensemble import EvaluateEnsembleFn, make_ensemble_evaluation
-from maml_jax.run.evaluation import EvaluateFn, Evaluation, first_step_size, make_evaluate
+from maml_jax.run.evaluation import (
+    EvaluateFn,
+    Evaluation,
+    first_step_size,
+    make_evaluate,
+    with_later_step_sizes,
+)
 from maml_jax.run.learned import LearnedSummary
+from maml_jax.run.outer import make_outer_step
 from maml_jax.run.problems import TASKS, Inputs, Problem
 from maml_jax.run.spec import RunSpec
 from maml_jax.run.ways import with_ways
@@ -68,45 +70,6 @@ class Experiment(NamedTuple):
     evaluate_ensemble: EvaluateEnsembleFn
     learned: LearnedSummary
     at_test: "Callable[[MetaParams], tuple[Experiment, MetaParams]]"  # with outputs for eval.ways
-
-
-def _over_time(spec: RunSpec, rate: float) -> optax.ScalarOrSchedule:
-    if spec.outer.schedule == "cosine":
-        return optax.cosine_decay_schedule(rate, spec.num_meta_steps)
-    return rate
-
-
-def _from_step(start: int, rate: optax.ScalarOrSchedule) -> optax.Schedule:
-    """0 before the start, so that Adam's moments are ready by then."""
-
-    def schedule(count: Any) -> Any:
-        return jnp.where(count < start, 0.0, rate(count) if callable(rate) else rate)
-
-    return schedule
-
-
-def _outer_optimizers(
-    spec: RunSpec, gates: Gates | None
-) -> dict[str, optax.GradientTransformation]:
-    """Learned field of MetaParams -> its optimizer."""
-    outer, rate = spec.outer, _over_time(spec, spec.outer.learning_rate)
-    optimizers = {
-        "adam": lambda: optax.adam(rate),
-        "adamw": lambda: optax.adamw(rate, weight_decay=outer.weight_decay),
-        "sgd": lambda: optax.sgd(rate),
-    }
-    learned: dict[str, optax.GradientTransformation] = {"init": optimizers[outer.optimizer]()}
-    if gates is not None:
-        default = 0.05 if gates.kind.is_length else 0.0075
-        lengths_rate = _over_time(spec, outer.lengths_learning_rate or default)
-        learned["lengths"] = optax.chain(
-            optax.adam(_from_step(outer.lengths_from, lengths_rate)), keep_within(*gates.bounds)
-        )
-    if spec.learns_step_sizes:
-        learned["step_sizes"] = optax.adam(_over_time(spec, outer.step_sizes_learning_rate))
-    if spec.learns_optimizer:
-        learned["optimizer"] = optax.adam(_over_time(spec, outer.optimizer_learning_rate))
-    return learned
 
 
 def _one_by_one(spec: RunSpec) -> bool:
@@ -203,6 +166,7 @@ def _make_inner_loop(
             proximal=inner.proximal if estimator.needs_proximal else 0.0,
             adapts=learned.adapts,
             at_step=problem.at_step,
+            support_at=problem.support_at,
         )
 
     return inner_loop
@@ -287,9 +251,8 @@ def _assemble(config: ConfigDict, spec: RunSpec, problem: Problem, *, training: 
         weights = multi_step_weights(spec.train_steps, spec.outer.multi_step_anneal)
     learned = LearnedSummary(spec, problem, adapts, gates)
     inner_loop = _make_inner_loop(spec, problem, learned)
-    optimizers = _outer_optimizers(spec, gates)
-    clip, clip_norm = spec.outer.clip or None, spec.outer.clip_norm or None
-    outer = optax_outer(outer_chain(optimizers, clip=clip, clip_norm=clip_norm))
+    at_test = with_later_step_sizes(inner_loop, spec.eval.later_step_sizes)
+    outer, fields = make_outer_step(spec, gates)
     sampler = None
     if training and problem.host_episodes is None:
         sampler = problem.sampler(spec.task.shots, spec.task.query_shots, "train")
@@ -297,7 +260,7 @@ def _assemble(config: ConfigDict, spec: RunSpec, problem: Problem, *, training: 
         sampler,
         Objective(
             inner_loop(spec.train_steps),
-            problem.loss,
+            problem.query_loss or problem.loss,
             step_weights=weights,
             lengths=None if gates is None else _learned_lengths(spec, gates, learned),
         ),
@@ -305,17 +268,18 @@ def _assemble(config: ConfigDict, spec: RunSpec, problem: Problem, *, training: 
         prepare=problem.prepare,
         tasks_per_chunk=spec.tasks_per_chunk or fastest_chunk(spec),
         task_clip_norm=spec.outer.task_clip_norm or None,
-        learned=tuple(optimizers),
+        record=problem.record and weights is None,
+        learned=fields,
     )
     experiment = Experiment(
         config,
         spec,
         problem,
-        inner_loop,
+        at_test,
         _make_init(spec, problem, learned, outer),
         _make_train_loop(spec, train_step, problem, learned, training=training),
-        make_evaluate(spec, problem, inner_loop(spec.eval.num_steps), gates),
-        make_ensemble_evaluation(spec, problem, inner_loop(spec.eval.num_steps)),
+        make_evaluate(spec, problem, at_test(spec.eval.num_steps), gates),
+        make_ensemble_evaluation(spec, problem, at_test(spec.eval.num_steps)),
         learned,
         lambda meta_params: (experiment, meta_params),
     )

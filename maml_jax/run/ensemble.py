@@ -16,7 +16,7 @@ from maml_jax.parallel import make_episode_evaluation
 from maml_jax.run.checkpoint import Checkpoints, Restored, every
 from maml_jax.run.evaluation import Evaluation
 from maml_jax.run.files import Record
-from maml_jax.run.problems import Problem, ScoreFn
+from maml_jax.run.problem import Problem, ScoreFn
 from maml_jax.run.spec import RunSpec
 from maml_jax.types import Array, Examples, MetaParams, Metrics, Params, TrainState
 

@@ -191,7 +191,7 @@ def train(
             if received:
                 raise Interrupted(f"at meta-step {stop}", 128 + received[0])
             step = stop
-    _check_moved(state)
+    _check_moved(state, spec)
     return state
 
 
@@ -202,16 +202,25 @@ def _check_finite(state: TrainState, spec: RunSpec, save: Callable[[TrainState],
         raise DivergedError(
             f"{skipped} updates were not finite by meta-step {int(state.step)}, more than "
             f"outer.max_nonfinite={spec.outer.max_nonfinite}; the last good state is saved. "
-            "Lower inner.step_size or outer.learning_rate"
+            f"Lower inner.step_size or outer.learning_rate{_or_rewards(spec)}"
         )
 
 
-def _check_moved(state: TrainState) -> None:
+def _or_rewards(spec: RunSpec) -> str:
+    """What else may be wrong in reinforcement learning."""
+    if spec.task.name != "rl":
+        return ""
+    name = spec.own["rl"].environment
+    return f", or see with maml_jax.rl.testing.check_environment({name!r}) if rewards are finite"
+
+
+def _check_moved(state: TrainState, spec: RunSpec) -> None:
     skipped = int(state.skipped)
     if skipped and skipped == int(state.step):
         raise DivergedError(
             f"none of the {skipped} updates was finite: the parameters are the initial ones. "
-            "Lower inner.step_size or outer.learning_rate, and use another --workdir"
+            f"Lower inner.step_size or outer.learning_rate{_or_rewards(spec)}, and use another "
+            "--workdir"
         )
 
 
@@ -242,7 +251,7 @@ def evaluate_run(
     if experiment.learned.gates is not None:
         record["schedule"] = schedule
     if table is not None:
-        table.write(record, evaluated.episodes)
+        table.write(record, evaluated.episodes, experiment.problem.diverged)
     return record
 
 

@@ -32,7 +32,14 @@ from maml_jax.types import MetaParams, TrainState
 
 CHECKPOINTS = "checkpoints"
 BEST = "best_checkpoints"
-EVALUATED_WITH = ("num_episodes", "ways", "shots", "query_shots", "num_steps")  # of config.eval
+EVALUATED_WITH = (
+    "num_episodes",
+    "ways",
+    "shots",
+    "query_shots",
+    "num_steps",
+    "later_step_sizes",
+)  # of config.eval
 
 
 def as_json(config: ConfigDict) -> Record:
@@ -244,9 +251,7 @@ class Evaluated(NamedTuple):
     """What an evaluation says."""
 
     record: Record  # what is kept of it: one JSON object
-    episodes: dict[
-        str, PerEpisode
-    ]  # parameters (last, selected, ensemble) -> values of every test episode
+    episodes: dict[str, PerEpisode]  # of the last, selected and ensemble's parameters
 
 
 def _evaluate_state(
@@ -334,7 +339,8 @@ def write_evaluation(workdir: pathlib.Path, record: Record) -> None:
         note(f"{error}; it is made again")
         before = {} if path.stat().st_size else None
     if before:
-        before.setdefault("ways", record.get("ways"))  # older versions did not write it
+        for key in ("ways", "later_step_sizes"):  # older versions did not write them
+            before.setdefault(key, record.get(key))
     if before is not None and any(before.get(key) != record.get(key) for key in EVALUATED_WITH):
         names = (workdir / f"evaluation_{number}.json" for number in count(1))
         old = next(name for name in names if not name.exists())
