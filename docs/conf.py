@@ -54,6 +54,7 @@ nb_execution_mode = "off"  # the workflow of the site runs the notebooks: -D nb_
 nb_execution_timeout = 900
 nb_execution_raise_on_error = True
 nb_merge_streams = True
+nb_output_stderr = "remove"  # progress bars
 
 REPOSITORY = "https://github.com/OWNER/maml_jax"  # see CONTRIBUTING.md
 

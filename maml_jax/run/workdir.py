@@ -251,9 +251,7 @@ class Evaluated(NamedTuple):
     """What an evaluation says."""
 
     record: Record  # what is kept of it: one JSON object
-    episodes: dict[
-        str, PerEpisode
-    ]  # parameters (last, selected, ensemble) -> values of every test episode
+    episodes: dict[str, PerEpisode]  # of the last, selected and ensemble's parameters
 
 
 def _evaluate_state(
