@@ -89,7 +89,7 @@ def _hold_constant(meta_params: MetaParams, learned: Collection[str]) -> MetaPar
     return meta_params._replace(**jax.lax.stop_gradient(constants))
 
 
-def _clip(grads: MetaParams, norm: float | None) -> MetaParams:
+def _clip(grads: MetaParams, norm: float | Array | None) -> MetaParams:
     if norm is None:
         return grads
     clip = optax.clip_by_global_norm(norm)
@@ -159,7 +159,7 @@ class TrainStep:
     _: dataclasses.KW_ONLY
     prepare: PrepareFn = same_episode
     tasks_per_chunk: int | None = None
-    task_clip_norm: float | None = None
+    task_clip_norm: float | Array | None = None
     learned: Collection[str] = MetaParams._fields
 
     def __post_init__(self) -> None:
