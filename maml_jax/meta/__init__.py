@@ -1,8 +1,9 @@
 """Across tasks: the meta-objective, the outer step, the train step and evaluation.
 
 `objective` holds the meta-objective of one task, `outer` how meta-parameters are updated,
-`train_step` one meta-step over many tasks, `population` that of many runs at once, `evaluate` the statistics of evaluations, and `batching`
-the maps and sums over tasks. `maml_jax.parallel` distributes them over devices.
+`train_step` one meta-step over many tasks, `population` that of many runs at once, `evaluate` the
+statistics of evaluations, and `batching` the maps and sums over tasks. `maml_jax.parallel`
+distributes them over devices.
 """
 
 from maml_jax.meta.evaluate import EpisodeCounts, Estimate, summarise

@@ -32,6 +32,11 @@ def available_devices() -> list[jax.Device]:
 
 
 def device_list(devices: Sequence[jax.Device] | None) -> list[jax.Device]:
+    """The given devices, or all.
+
+    Raises:
+      UsageError: there are none.
+    """
     chosen = available_devices() if devices is None else list(devices)
     if not chosen:
         raise UsageError("devices is empty; give at least one, or None for all")

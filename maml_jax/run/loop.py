@@ -1,39 +1,37 @@
 """The training loop of a run: dispatches, logs, checkpoints, resume, stop and evaluation."""
 
-import math
 import os
 import pathlib
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from maml_jax.errors import DivergedError, UsageError
-from maml_jax.meta.train_step import COUNTS, FINITE_SHARE
+from maml_jax.errors import DivergedError
 from maml_jax.run import files, provenance
 from maml_jax.run.build import Experiment, build
-from maml_jax.run.checkpoint import Checkpoints, has_checkpoint
+from maml_jax.run.checkpoint import has_checkpoint
 from maml_jax.run.config import baseline_config
 from maml_jax.run.episode_table import EpisodeTable
 from maml_jax.run.files import Record
 from maml_jax.run.formats import plural
 from maml_jax.run.loading import load
 from maml_jax.run.messages import note
-from maml_jax.run.metrics import MetricWriter, read_metrics
+from maml_jax.run.metrics import read_metrics
 from maml_jax.run.pruning import schedule_maker
 from maml_jax.run.spec import RunSpec
+from maml_jax.run.tracking import RunInTraining
 from maml_jax.run.warm_start import start_from
 from maml_jax.run.workdir import (
-    BEST,
     CHECKPOINTS,
-    as_json,
+    MakeSchedule,
     evaluate_both,
     load_run,
     open_workdir,
@@ -83,115 +81,31 @@ def _next_stop(step: int, spec: RunSpec) -> int:
     return min(end for end in ends if end > step)
 
 
-def _crossed(before: int, after: int, every: int) -> bool:
-    return before // every != after // every
+class States(Protocol):
+    """The states of runs that are trained together."""
+
+    def advance(self, active: Sequence[int], step: int, number: int, /) -> Sequence[Metrics]:
+        """Trains the active runs, which are at `step`, and returns metrics for every run."""
+
+    def of(self, index: int, /) -> TrainState:
+        """The state of one run."""
 
 
-class _Progress:
-    """The progress bar, and the log: means of metrics and sums of counts over log_every steps."""
+class _One:
+    """The state of a single run."""
 
-    def __init__(self, spec: RunSpec, workdir: pathlib.Path, step: int, log: str | None) -> None:
-        self._spec = spec
-        self._step = step
-        self._writer = MetricWriter(workdir, step, log)
-        self._bar = tqdm(
-            total=spec.num_meta_steps, initial=step, unit=" meta-steps", desc=workdir.name
-        )
-        self._start_interval()
-
-    def _start_interval(self) -> None:
-        self._started = time.perf_counter()
-        self._sums: dict[str, float] = {}
-        self._numbers: dict[str, int] = {}  # of meta-steps with the metric
-        self._steps = 0
-
-    def update(self, step: int, metrics: Metrics, summary: Callable[[], dict[str, float]]) -> None:
-        """Adds the metrics of a dispatch; at the end of an interval writes them and a summary."""
-        number = step - self._step
-        for name, value in metrics.items():
-            if value.ndim:
-                raise UsageError(f"metric {name!r} has shape {value.shape}; give a scalar")
-            weight = 1 if name in COUNTS else number
-            self._sums[name] = self._sums.get(name, 0.0) + weight * float(value)
-            self._numbers[name] = self._numbers.get(name, 0) + number
-        self._steps += number
-        self._bar.update(number)
-        self._bar.set_postfix(loss=f"{float(metrics['loss']):.4g}")
-        if _crossed(self._step, step, self._spec.log_every) or step == self._spec.num_meta_steps:
-            self._write(step, summary())
-        self._step = step
-
-    def write_validation(self, step: int, values: dict[str, float]) -> None:
-        """Logs a validation."""
-        self._writer.write(step, values)
-
-    def _write(self, step: int, summary: dict[str, float]) -> None:
-        seconds = time.perf_counter() - self._started
-        means = {n: v if n in COUNTS else v / self._numbers[n] for n, v in self._sums.items()}
-        means = {n: v for n, v in means.items() if v != 1 or not n.startswith(FINITE_SHARE)}
-        speed = {"seconds": seconds, "meta_steps_per_second": self._steps / seconds}
-        self._writer.write(step, means | speed | summary)
-        self._start_interval()
-
-    def packed_log(self) -> str:
-        """The log, for a checkpoint."""
-        return self._writer.packed_log()
-
-    def close(self) -> None:
-        """Closes the bar and flushes the log."""
-        self._bar.close()
-        self._writer.close()
-
-
-class _Selection:
-    """Keeps the parameters with the best validation so far, in workdir/best_checkpoints.
-
-    Attributes:
-      step: the meta-step of these parameters; None as long as there are none.
-    """
-
-    def __init__(self, experiment: Experiment, workdir: pathlib.Path, state: TrainState) -> None:
-        """Goes on from what a run has kept that is at `state`.
-
-        Raises:
-          UsageError: what it has kept cannot be read.
-        """
+    def __init__(self, experiment: Experiment, state: TrainState) -> None:
         self._experiment = experiment
-        self._checkpoints = Checkpoints(workdir / BEST, as_json(experiment.config), keep=1)
-        best = self._checkpoints.restore(state)
-        self.step = None if best is None else int(best.state.step)
-        self._best = -math.inf
-        if best is not None:
-            self._best = best.about.get("score", _logged_best(workdir, int(state.step)))
+        self._state = state
 
-    def validate(self, state: TrainState, progress: _Progress) -> None:
-        """Scores the state by accuracy after the last inner step, or by −loss without accuracy."""
-        evaluation = self._experiment.evaluate(state.meta_params, "validation")
-        last = {name: float(est.finite_mean[-1]) for name, est in evaluation.estimates.items()}
-        score = last.get("accuracy", -last["loss"])
-        values = {f"validation_{name}": value for name, value in last.items()}
-        values["validation_loss_median"] = float(evaluation.estimates["loss"].median[-1])
-        values |= {"validation_score": score, "validation_nonfinite": evaluation.counts.not_finite}
-        progress.write_validation(int(state.step), values)
-        if score > self._best:
-            self._best, self.step = score, int(state.step)
-            self._checkpoints.save(state, score=score)
+    def advance(self, active: Sequence[int], step: int, number: int) -> Sequence[Metrics]:
+        del active, step
+        self._state, metrics = self._experiment.train(self._state, number)
+        return [metrics]
 
-    def wait(self) -> None:
-        """Waits until the parameters are written."""
-        self._checkpoints.wait()
-
-    def close(self) -> None:
-        """Waits until the parameters are written, and ends the threads that write."""
-        self._checkpoints.close()
-
-
-def _logged_best(workdir: pathlib.Path, step: int) -> float:
-    """The best score up to a step, of a run that did not keep it beside the parameters."""
-    scores = [
-        line.get("validation_score") for line in read_metrics(workdir) if line["step"] <= step
-    ]
-    return max((score for score in scores if score is not None), default=-math.inf)
+    def of(self, index: int) -> TrainState:
+        del index
+        return self._state
 
 
 def train(
@@ -210,64 +124,65 @@ def train(
         is saved.
       UsageError: a file of the run cannot be read or written.
     """
-    spec = experiment.spec
-    checkpoints = Checkpoints(
-        workdir / CHECKPOINTS, as_json(experiment.config), spec.checkpoint.keep
-    )
-    state, about = first or experiment.init(), Record()
-    restored = checkpoints.restore(state)
-    if restored is not None:
-        state, about = restored.state, restored.about
-        note(f"resuming from meta-step {int(state.step)} of {spec.num_meta_steps}")
-    selection = _Selection(experiment, workdir, state)
-    progress = _Progress(spec, workdir, int(state.step), about.get("log"))
-    if (selection.step or 0) < (about.get("best_step") or 0):
-        note(f"{BEST} lacks the best parameters before the checkpoint; going on without them")
+    run = RunInTraining(experiment, workdir, first)
+    states = _One(experiment, run.first)
+    train_together([run], states)
+    if run.failure is not None:
+        raise run.failure
+    return states.of(0)
 
-    def save(state: TrainState) -> None:
-        selection.wait()  # the best parameters are on the disk before a checkpoint counts on them
-        checkpoints.save(state, log=progress.packed_log(), best_step=selection.step)
 
-    with closing(checkpoints), closing(selection), closing(progress), stop_requests() as received:
-        step = int(state.step)
-        if step < spec.num_meta_steps:
+def train_together(runs: Sequence[RunInTraining], states: States) -> None:
+    """Trains runs of one program to their last meta-step, those that are behind first.
+
+    A run that diverges is marked as failed and left out; the others go on.
+
+    Raises:
+      Interrupted: SIGTERM or Ctrl-C; all states are saved.
+      UsageError: a file of a run cannot be written.
+    """
+    spec, total = runs[0].spec, sum(run.spec.num_meta_steps for run in runs)
+    name = runs[0].workdir.name if len(runs) == 1 else f"{len(runs)} runs"
+    with ExitStack() as open_files, stop_requests() as received:
+        for run in runs:
+            open_files.enter_context(closing(run))
+        left = [index for index, run in enumerate(runs) if not run.ended]
+        if left:
             note("compiling (once) ...")
-        while step < spec.num_meta_steps:
-            stop = _next_stop(step, spec)
-            state, metrics = experiment.train(state, stop - step)
-            progress.update(stop, metrics, partial(experiment.learned.summary, state.meta_params))
-            _check_finite(state, spec, save)
-            done = stop == spec.num_meta_steps
-            every = spec.eval.validation_every
-            if every and (done or _crossed(step, stop, every)):
-                selection.validate(state, progress)
-            if received or done or _crossed(step, stop, spec.checkpoint.every):
-                save(state)
+        started = sum(run.step for run in runs)
+        bar = tqdm(total=total, initial=started, unit=" meta-steps", desc=name)
+        open_files.enter_context(closing(bar))
+        while left:
+            step = min(runs[index].step for index in left)
+            active = [index for index in left if runs[index].step == step]
+            ahead = [runs[index].step for index in left if runs[index].step > step]
+            stop = min([_next_stop(step, spec), *ahead])
+            metrics = states.advance(active, step, stop - step)
+            for index in active:
+                run = runs[index]
+                try:
+                    run.reach(stop, metrics[index], partial(states.of, index), save=bool(received))
+                except DivergedError as error:
+                    run.failure = error
+                    if len(runs) > 1:
+                        note(f"{run.workdir}: {error}. The other runs go on")
+                bar.update(stop - step)
+            bar.set_postfix(loss=f"{float(metrics[active[0]]['loss']):.4g}")
+            left = [index for index in left if not runs[index].ended]
             if received:
                 raise Interrupted(f"at meta-step {stop}", 128 + received[0])
-            step = stop
-    _check_moved(state)
-    return state
+    for index, run in enumerate(runs):
+        run.failure = run.failure or _unmoved(states.of(index))
 
 
-def _check_finite(state: TrainState, spec: RunSpec, save: Callable[[TrainState], None]) -> None:
+def _unmoved(state: TrainState) -> DivergedError | None:
     skipped = int(state.skipped)
-    if skipped > spec.outer.max_nonfinite:
-        save(state)
-        raise DivergedError(
-            f"{skipped} updates were not finite by meta-step {int(state.step)}, more than "
-            f"outer.max_nonfinite={spec.outer.max_nonfinite}; the last good state is saved. "
-            "Lower inner.step_size or outer.learning_rate"
-        )
-
-
-def _check_moved(state: TrainState) -> None:
-    skipped = int(state.skipped)
-    if skipped and skipped == int(state.step):
-        raise DivergedError(
-            f"none of the {skipped} updates was finite: the parameters are the initial ones. "
-            "Lower inner.step_size or outer.learning_rate, and use another --workdir"
-        )
+    if not skipped or skipped < int(state.step):
+        return None
+    return DivergedError(
+        f"none of the {skipped} updates was finite: the parameters are the initial ones. "
+        "Lower inner.step_size or outer.learning_rate, and use another --workdir"
+    )
 
 
 def evaluate_run(
@@ -309,7 +224,9 @@ def _total(workdir: pathlib.Path, name: str) -> float:
     return sum(float(line.get(name) or 0.0) for line in read_metrics(workdir))
 
 
-def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike[str]) -> Record:
+def train_and_evaluate(
+    config: ConfigDict, workdir: str | os.PathLike[str], *, baselines: bool = True
+) -> Record:
     """Trains or resumes a run and its baselines, and evaluates them on held-out episodes.
 
     Args:
@@ -317,6 +234,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike[str]) -> R
       workdir: folder of this run; holds config.json, checkpoints, metrics.jsonl, TensorBoard
         events and, at the end, evaluation.json. Baselines are runs in folders below it. One
         process at a time can write it.
+      baselines: False leaves the baselines out.
+      baselines: False leaves them out.
 
     Returns:
       The record that is also in evaluation.json.
@@ -326,26 +245,53 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike[str]) -> R
       Interrupted: SIGTERM or Ctrl-C; the state is saved.
     """
     folder = files.local_folder(workdir)
-    experiment, first = build(config), None
+    experiment = build(config)
     config = experiment.config
-    if config.init_from and not has_checkpoint(folder / CHECKPOINTS):
-        first = start_from(load(config.init_from), experiment)
     with files.locked(folder):
-        open_workdir(config, folder)
-        write_inputs(experiment.problem.inputs, folder)
+        first = prepare(experiment, folder)
         state = train(experiment, folder, first)
-        started = time.perf_counter()
-        _announce_evaluation(experiment.spec)
-        record = evaluate_both(experiment, state, folder).record | {
-            "train_seconds": round(_total(folder, "seconds"), 1),
-            "nonfinite_tasks": round(_total(folder, "nonfinite_tasks")),  # dropped in training
-            "evaluate_seconds": round(time.perf_counter() - started, 1),
-            **provenance.describe(),
-        }
-        write_evaluation(folder, record)
+        record = finish(experiment, folder, state)
+    if not baselines:
+        return record
     if config.baselines:
         names = f"{plural(len(config.baselines), 'baseline')}: {', '.join(config.baselines)}"
         note(f"also training {names}")
     for name in config.baselines:
         train_and_evaluate(baseline_config(config, name), folder / name)
+    return record
+
+
+def prepare(experiment: Experiment, folder: pathlib.Path) -> TrainState | None:
+    """Opens the workdir of a run; returns the state that it starts from if that is not its own.
+
+    Raises:
+      UsageError: a value, a folder or a checkpoint cannot be used; nothing is overwritten.
+    """
+    first, config = None, experiment.config
+    if config.init_from and not has_checkpoint(folder / CHECKPOINTS):
+        first = start_from(load(config.init_from), experiment)
+    open_workdir(config, folder)
+    write_inputs(experiment.problem.inputs, folder)
+    return first
+
+
+def finish(
+    experiment: Experiment,
+    folder: pathlib.Path,
+    state: TrainState,
+    make_schedule: MakeSchedule | None = None,
+    **about: Any,
+) -> Record:
+    """Evaluates a trained run and writes its evaluation, with `about` in it."""
+    started = time.perf_counter()
+    _announce_evaluation(experiment.spec)
+    evaluated = evaluate_both(experiment, state, folder, make_schedule)
+    record = evaluated.record | {
+        "train_seconds": round(_total(folder, "seconds"), 1),
+        "nonfinite_tasks": round(_total(folder, "nonfinite_tasks")),  # dropped in training
+        "evaluate_seconds": round(time.perf_counter() - started, 1),
+        **about,
+        **provenance.describe(),
+    }
+    write_evaluation(folder, record)
     return record

@@ -14,8 +14,9 @@ from maml_jax.run import provenance
 from maml_jax.run.build import build, optimizer_flops
 from maml_jax.run.config import resolve
 from maml_jax.run.files import locked
-from maml_jax.run.loop import _Progress, evaluate_run, train, train_and_evaluate
+from maml_jax.run.loop import evaluate_run, train, train_and_evaluate
 from maml_jax.run.metrics import read_metrics
+from maml_jax.run.tracking import Progress
 from maml_jax.run.workdir import load_run, open_workdir
 from tests.run.runs import tiny_config
 from tests.run.test_checkpoint import spoil
@@ -247,7 +248,7 @@ def test_a_machine_without_git_has_no_commit(monkeypatch: pytest.MonkeyPatch) ->
 def test_shares_of_finite_metrics_are_logged_below_1_and_vectors_are_named(
     tmp_path: pathlib.Path,
 ) -> None:
-    progress = _Progress(resolve(tiny_config()), tmp_path, 0, None)
+    progress = Progress(resolve(tiny_config()), tmp_path, 0, None)
     metrics = {"loss": 2.0, "finite_share/always": 1.0, "finite_share/sometimes": 0.5}
     progress.update(10, {name: np.float32(value) for name, value in metrics.items()}, dict)
     with pytest.raises(UsageError, match=r"metric 'all' has shape \(3,\); give a scalar"):

@@ -1,0 +1,224 @@
+"""A run in training: its log, its checkpoints, and the parameters that validation selects."""
+
+import math
+import pathlib
+import time
+from collections.abc import Callable
+
+from maml_jax.errors import DivergedError, UsageError
+from maml_jax.meta.train_step import COUNTS, FINITE_SHARE
+from maml_jax.run.build import Experiment
+from maml_jax.run.checkpoint import Checkpoints
+from maml_jax.run.files import Record
+from maml_jax.run.messages import note
+from maml_jax.run.metrics import MetricWriter, read_metrics
+from maml_jax.run.spec import RunSpec
+from maml_jax.run.workdir import BEST, CHECKPOINTS, as_json
+from maml_jax.types import Metrics, TrainState
+
+
+def crossed(before: int, after: int, every: int) -> bool:
+    """Whether a multiple of `every` lies between two meta-steps."""
+    return before // every != after // every
+
+
+class Progress:
+    """The log of a run: means of metrics and sums of counts over log_every steps."""
+
+    def __init__(
+        self, spec: RunSpec, workdir: pathlib.Path, step: int, log: str | None, runs: int = 1
+    ) -> None:
+        """Goes on from a step.
+
+        Args:
+          spec: of the run.
+          workdir: its folder.
+          step: meta-steps done.
+          log: see `MetricWriter`.
+          runs: that share the time.
+        """
+        self._spec = spec
+        self._step = step
+        self._runs = runs
+        self._writer = MetricWriter(workdir, step, log)
+        self._start_interval()
+
+    def _start_interval(self) -> None:
+        self._started = time.perf_counter()
+        self._sums: dict[str, float] = {}
+        self._numbers: dict[str, int] = {}  # of meta-steps with the metric
+        self._steps = 0
+
+    def update(self, step: int, metrics: Metrics, summary: Callable[[], dict[str, float]]) -> None:
+        """Adds the metrics of a dispatch; at the end of an interval writes them and a summary."""
+        number = step - self._step
+        for name, value in metrics.items():
+            if value.ndim:
+                raise UsageError(f"metric {name!r} has shape {value.shape}; give a scalar")
+            weight = 1 if name in COUNTS else number
+            self._sums[name] = self._sums.get(name, 0.0) + weight * float(value)
+            self._numbers[name] = self._numbers.get(name, 0) + number
+        self._steps += number
+        if crossed(self._step, step, self._spec.log_every) or step == self._spec.num_meta_steps:
+            self._write(step, summary())
+        self._step = step
+
+    def write_validation(self, step: int, values: dict[str, float]) -> None:
+        """Logs a validation."""
+        self._writer.write(step, values)
+
+    def _write(self, step: int, summary: dict[str, float]) -> None:
+        seconds = (time.perf_counter() - self._started) / self._runs
+        means = {n: v if n in COUNTS else v / self._numbers[n] for n, v in self._sums.items()}
+        means = {n: v for n, v in means.items() if v != 1 or not n.startswith(FINITE_SHARE)}
+        speed = {"seconds": seconds, "meta_steps_per_second": self._steps / seconds}
+        self._writer.write(step, means | speed | summary)
+        self._start_interval()
+
+    def packed_log(self) -> str:
+        """The log, for a checkpoint."""
+        return self._writer.packed_log()
+
+    def close(self) -> None:
+        """Flushes the log."""
+        self._writer.close()
+
+
+class Selection:
+    """Keeps the parameters with the best validation so far, in workdir/best_checkpoints.
+
+    Attributes:
+      step: the meta-step of these parameters; None as long as there are none.
+    """
+
+    def __init__(self, experiment: Experiment, workdir: pathlib.Path, state: TrainState) -> None:
+        """Goes on from what a run has kept that is at `state`.
+
+        Raises:
+          UsageError: what it has kept cannot be read.
+        """
+        self._experiment = experiment
+        self._checkpoints = Checkpoints(workdir / BEST, as_json(experiment.config), keep=1)
+        best = self._checkpoints.restore(state)
+        self.step = None if best is None else int(best.state.step)
+        self._best = -math.inf
+        if best is not None:
+            self._best = best.about.get("score", _logged_best(workdir, int(state.step)))
+
+    def validate(self, state: TrainState, progress: Progress) -> None:
+        """Scores the state by accuracy after the last inner step, or by −loss without accuracy."""
+        evaluation = self._experiment.evaluate(state.meta_params, "validation")
+        last = {name: float(est.finite_mean[-1]) for name, est in evaluation.estimates.items()}
+        score = last.get("accuracy", -last["loss"])
+        values = {f"validation_{name}": value for name, value in last.items()}
+        values["validation_loss_median"] = float(evaluation.estimates["loss"].median[-1])
+        values |= {"validation_score": score, "validation_nonfinite": evaluation.counts.not_finite}
+        progress.write_validation(int(state.step), values)
+        if score > self._best:
+            self._best, self.step = score, int(state.step)
+            self._checkpoints.save(state, score=score)
+
+    def wait(self) -> None:
+        """Waits until the parameters are written."""
+        self._checkpoints.wait()
+
+    def close(self) -> None:
+        """Waits until the parameters are written, and ends the threads that write."""
+        self._checkpoints.close()
+
+
+def _logged_best(workdir: pathlib.Path, step: int) -> float:
+    """The best score up to a step, of a run that did not keep it beside the parameters."""
+    scores = [
+        line.get("validation_score") for line in read_metrics(workdir) if line["step"] <= step
+    ]
+    return max((score for score in scores if score is not None), default=-math.inf)
+
+
+class RunInTraining:
+    """One run's side of the training loop: its checkpoints, its log and its selection.
+
+    Attributes:
+      first: the state that it starts or resumes from.
+      step: meta-steps done.
+      failure: why it has ended early; None if it has not.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        workdir: pathlib.Path,
+        first: TrainState | None = None,
+        runs: int = 1,
+    ) -> None:
+        """Opens or makes the files of a run; `runs` are trained together.
+
+        Raises:
+          UsageError: a file of the run cannot be read or written.
+        """
+        spec = self.spec = experiment.spec
+        self.workdir, self.failure = workdir, None
+        self._experiment = experiment
+        config = as_json(experiment.config)
+        self._checkpoints = Checkpoints(workdir / CHECKPOINTS, config, spec.checkpoint.keep)
+        self.first, about = first or experiment.init(), Record()
+        restored = self._checkpoints.restore(self.first)
+        if restored is not None:
+            self.first, about = restored.state, restored.about
+            where = "" if runs == 1 else f"{workdir.name}: "
+            note(f"{where}resuming from meta-step {int(self.first.step)} of {spec.num_meta_steps}")
+        self.step = int(self.first.step)
+        self._selection = Selection(experiment, workdir, self.first)
+        self._progress = Progress(spec, workdir, self.step, about.get("log"), runs)
+        if (self._selection.step or 0) < (about.get("best_step") or 0):
+            note(f"{BEST} lacks the best parameters before the checkpoint; going on without them")
+
+    failure: DivergedError | None
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing is left to train."""
+        return self.failure is not None or self.step >= self.spec.num_meta_steps
+
+    def reach(
+        self, stop: int, metrics: Metrics, state: Callable[[], TrainState], *, save: bool
+    ) -> None:
+        """Logs, validates and saves what a dispatch to the meta-step `stop` has made.
+
+        Raises:
+          DivergedError: more than outer.max_nonfinite updates were skipped; the state is saved.
+          UsageError: a file of the run cannot be written.
+        """
+        spec, step, self.step = self.spec, self.step, stop
+        experiment = self._experiment
+        self._progress.update(
+            stop, metrics, lambda: experiment.learned.summary(state().meta_params)
+        )
+        self._check_finite(state)
+        done = stop == spec.num_meta_steps
+        every = spec.eval.validation_every
+        if every and (done or crossed(step, stop, every)):
+            self._selection.validate(state(), self._progress)
+        if save or done or crossed(step, stop, spec.checkpoint.every):
+            self._save(state())
+
+    def _check_finite(self, state: Callable[[], TrainState]) -> None:
+        skipped = int(state().skipped)
+        if skipped > self.spec.outer.max_nonfinite:
+            self._save(state())
+            raise DivergedError(
+                f"{skipped} updates were not finite by meta-step {self.step}, more than "
+                f"outer.max_nonfinite={self.spec.outer.max_nonfinite}; the last good state is "
+                "saved. Lower inner.step_size or outer.learning_rate"
+            )
+
+    def _save(self, state: TrainState) -> None:
+        self._selection.wait()  # the best parameters are on the disk before a checkpoint counts
+        self._checkpoints.save(
+            state, log=self._progress.packed_log(), best_step=self._selection.step
+        )
+
+    def close(self) -> None:
+        """Waits until everything is written."""
+        for of in (self._progress, self._selection, self._checkpoints):
+            of.close()
