@@ -47,9 +47,14 @@ def _values_of(flag: str) -> list[str]:
     return values
 
 
+def imported_modules() -> list[str]:
+    """The modules of --import."""
+    return [name for value in _values_of("import") for name in value.split(",")]
+
+
 def import_modules() -> None:
     """Imports the modules of --import, before the flags are parsed that depend on them."""
-    for module in (name for value in _values_of("import") for name in value.split(",")):
+    for module in imported_modules():
         try:
             importlib.import_module(module)
         except ImportError as error:
