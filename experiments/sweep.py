@@ -16,7 +16,7 @@ import pathlib
 
 from absl import flags
 
-from experiments import cli
+from experiments import cli, hosts
 from experiments.executors import EXECUTORS, train_groups_by
 from maml_jax.errors import UsageError
 
@@ -39,15 +39,17 @@ _EXECUTOR = flags.DEFINE_enum(
 _JOB = flags.DEFINE_list(
     "job", [], "parameters of the jobs, as timeout_min=240,slurm_partition=gpu,gpus_per_node=1"
 )
+flags.adopt_module_key_flags(hosts)
 
 
 def main(_: list[str]) -> None:
     """Trains what is left, and writes the table and the page."""
+    from maml_jax.parallel.hosts import is_writer
     from maml_jax.run import comparison, files, sweep
     from maml_jax.run.messages import note
     from maml_jax.run.sweep_report import sentences, write_summary
 
-    config, folder = _CONFIG.value, files.local_folder(_WORKDIR.value)
+    config, folder = _CONFIG.value, cli.workdir_of(_WORKDIR.value)
     cli.check_overrides(config)
     grid = sweep.parse_grid(_GRID.value, config)
     members = sweep.members_of(config, grid, sweep.parse_seeds(_SEEDS.value), folder)
@@ -55,6 +57,8 @@ def main(_: list[str]) -> None:
     train = train_groups_by(_EXECUTOR.value, folder, _JOB.value)
     with files.locked(folder):
         failures = sweep.train_sweep(runs, _MOST.value, train)
+        if not is_writer():
+            return
         workdirs = [member.run.workdir for member in members]
         summary = write_summary(folder, workdirs, grid, failures)
     print(comparison.as_text(summary.compared))

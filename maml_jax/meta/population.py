@@ -25,14 +25,17 @@ class Population(NamedTuple):
 
 
 class PopulationStepFn(Protocol):
-    """One meta-step of all members, over the tasks with these global indices [B] of each."""
+    """One meta-step of all members, over the tasks with these global indices [B] of each.
+
+    Episodes that the host gathers are not supported.
+    """
 
     def __call__(
         self,
         population: Population,
         task_indices: Array,
         all_reduce: AllReduceFn = ...,
-        episodes: PyTree = None,
+        episodes: None = None,
         /,
     ) -> tuple[Population, Metrics]: ...
 
@@ -91,7 +94,7 @@ def make_population_step(
         population: Population,
         task_indices: Array,
         all_reduce: AllReduceFn = sum_here,
-        episodes: PyTree = None,
+        episodes: None = None,
     ) -> tuple[Population, Metrics]:
         def of_member(
             state: TrainState, values: PyTree, active: Array | None

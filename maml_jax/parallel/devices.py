@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from maml_jax.errors import UsageError, first_line
 from maml_jax.meta.batching import largest_divisor
+from maml_jax.parallel.hosts import number_of_processes
 from maml_jax.types import PyTree
 
 AXIS = "devices"
@@ -67,8 +68,8 @@ def use_cpu_devices(number: int) -> None:
 
 
 def cores_that_divide(tasks: int) -> int:
-    """The largest number of CPU cores of this process that divides the number of tasks."""
-    return largest_divisor(tasks, len(os.sched_getaffinity(0)))
+    """The largest number of CPU cores of this process that divides its share of the tasks."""
+    return largest_divisor(tasks // number_of_processes(), len(os.sched_getaffinity(0)))
 
 
 def of_this_process(devices: Sequence[jax.Device]) -> list[int]:

@@ -139,12 +139,22 @@ def _check_fits(checkpoint: pathlib.Path, saved: Leaves, expected: Leaves) -> No
         )
 
 
+def _own_files() -> ocp.options.MultiprocessingOptions:
+    """Of several processes, each has files of its own: see `maml_jax.run.mirror`."""
+    process = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=process,
+        active_processes={process},
+        barrier_sync_key_prefix=f"process_{process}",
+    )
+
+
 def _restore(checkpoint: pathlib.Path, host: TrainState) -> PyTree:
     """Reads the state with Orbax, twice where it fails: a passing fault is no damage."""
     _quiet_orbax()
     for attempt in (1, 2):
         try:
-            with ocp.StandardCheckpointer() as checkpointer:
+            with ocp.StandardCheckpointer(multiprocessing_options=_own_files()) as checkpointer:
                 return checkpointer.restore(checkpoint.absolute() / "default", host)
         except Exception as error:  # Orbax raises many kinds for damaged files
             if attempt == 2:
@@ -245,10 +255,13 @@ class Checkpoints:
     @cached_property
     def _manager(self) -> ocp.CheckpointManager:
         _quiet_orbax()
+        self._directory.mkdir(parents=True, exist_ok=True)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=self._keep,
+            create=False,
             cleanup_tmp_directories=True,  # of killed writers
             lightweight_initialize=True,  # else damaged metadata would end the call
+            multiprocessing_options=_own_files(),
         )
         return ocp.CheckpointManager(self._directory.absolute(), options=options)
 

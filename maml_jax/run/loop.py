@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from maml_jax.errors import DivergedError
+from maml_jax.parallel.hosts import in_any_process, is_writer
 from maml_jax.run import files, provenance
 from maml_jax.run.build import Experiment, build
 from maml_jax.run.checkpoint import has_checkpoint
@@ -150,7 +151,9 @@ def train_together(runs: Sequence[RunInTraining], states: States) -> None:
         if left:
             note("compiling (once) ...")
         started = sum(run.step for run in runs)
-        bar = tqdm(total=total, initial=started, unit=" meta-steps", desc=name)
+        bar = tqdm(
+            total=total, initial=started, unit=" meta-steps", desc=name, disable=not is_writer()
+        )
         open_files.enter_context(closing(bar))
         while left:
             step = min(runs[index].step for index in left)
@@ -158,10 +161,11 @@ def train_together(runs: Sequence[RunInTraining], states: States) -> None:
             ahead = [runs[index].step for index in left if runs[index].step > step]
             stop = min([_next_stop(step, spec), *ahead])
             metrics = states.advance(active, step, stop - step)
+            stopping = in_any_process(bool(received))
             for index in active:
                 run = runs[index]
                 try:
-                    run.reach(stop, metrics[index], partial(states.of, index), save=bool(received))
+                    run.reach(stop, metrics[index], partial(states.of, index), save=stopping)
                 except DivergedError as error:
                     run.failure = error
                     if len(runs) > 1:
@@ -169,8 +173,9 @@ def train_together(runs: Sequence[RunInTraining], states: States) -> None:
                 bar.update(stop - step)
             bar.set_postfix(loss=f"{float(metrics[active[0]]['loss']):.4g}")
             left = [index for index in left if not runs[index].ended]
-            if received:
-                raise Interrupted(f"at meta-step {stop}", 128 + received[0])
+            if stopping:
+                number = received[0] if received else signal.SIGTERM
+                raise Interrupted(f"at meta-step {stop}", 128 + number)
     for index, run in enumerate(runs):
         run.failure = run.failure or _unmoved(states.of(index))
 
