@@ -4,6 +4,7 @@ All processes execute the same program on the same inputs; only the tasks of a m
 The first process is the writer: its files are those of the run.
 """
 
+import ctypes
 import itertools
 import os
 import pickle
@@ -100,6 +101,12 @@ def _parts(data: bytes) -> Iterator[bytes]:
 def wait_for_writer() -> None:
     """Returns when the writer calls it as well; others would end the run if they left before."""
     shared(lambda: None)
+
+
+def flush_libraries() -> None:
+    """Writes what C libraries, such as Gloo, have to say before what this process prints next."""
+    if number_of_processes() > 1:
+        ctypes.CDLL(None).fflush(None)
 
 
 def in_any_process(flag: bool) -> bool:
