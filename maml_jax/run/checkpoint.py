@@ -17,6 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from maml_jax.errors import UsageError
+from maml_jax.parallel.hosts import is_writer, shared
 from maml_jax.run.config import resume_conflicts
 from maml_jax.run.files import DamagedError, Record, loads, read, reason_of, unwritable, writing
 from maml_jax.run.messages import note
@@ -140,7 +141,7 @@ def _check_fits(checkpoint: pathlib.Path, saved: Leaves, expected: Leaves) -> No
 
 
 def _own_files() -> ocp.options.MultiprocessingOptions:
-    """Of several processes, each has files of its own: see `maml_jax.run.mirror`."""
+    """Orbax in one of several processes, without waiting for the others."""
     process = jax.process_index()
     return ocp.options.MultiprocessingOptions(
         primary_host=process,
@@ -221,6 +222,16 @@ def newest(directory: pathlib.Path, template: TrainState, config: Record) -> Res
       UsageError: there are checkpoints and all are damaged, or the newest is of another config or
         program, or it cannot be read at the moment. Nothing was changed.
     """
+
+    def of_writer() -> Restored | None:
+        found = _newest(directory, template, config)
+        return found and found._replace(state=_to_host(found.state))
+
+    restored = shared(of_writer)
+    return restored and restored._replace(state=_from_host(restored.state, template.key))
+
+
+def _newest(directory: pathlib.Path, template: TrainState, config: Record) -> Restored | None:
     steps, damaged = _steps(directory), dict[pathlib.Path, str]()
     for step in reversed(steps):
         checkpoint = directory / str(step)
@@ -228,7 +239,7 @@ def newest(directory: pathlib.Path, template: TrainState, config: Record) -> Res
             restored = _read(checkpoint, template, config)
         except DamagedError as error:
             if _steps(directory) != steps:  # a run has replaced the checkpoint meanwhile
-                return newest(directory, template, config)
+                return _newest(directory, template, config)
             damaged[checkpoint] = str(error)
             continue
         for path, reason in damaged.items():
@@ -268,11 +279,13 @@ class Checkpoints:
     def restore(self, template: TrainState) -> Restored | None:
         """Reads as `newest` does, and moves the damaged ones into damaged_NAME beside the folder.
 
+        Of several processes, only the writer has checkpoints, and the others get what it reads.
+
         Raises:
           UsageError: see `newest`.
         """
         restored = newest(self._directory, template, self._config)
-        for checkpoint in restored.damaged if restored else []:
+        for checkpoint in restored.damaged if restored and is_writer() else []:
             aside = self._directory.with_name(f"damaged_{self._directory.name}")
             target, number = aside / checkpoint.name, 1
             with writing(target):
@@ -293,6 +306,8 @@ class Checkpoints:
           UsageError: this checkpoint or the one before cannot be written.
         """
         step = int(state.step)
+        if not is_writer():
+            return
         try:
             if step in self._manager.all_steps():
                 return

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from maml_jax.errors import UsageError
 from maml_jax.inner.meta_gradients import META_GRADIENTS
 from maml_jax.meta.population import Population, member, stack
+from maml_jax.parallel import cores_that_divide, use_cpu_devices
 from maml_jax.run import files
 from maml_jax.run.build import Experiment, build, build_alike
 from maml_jax.run.config import resolve
@@ -25,7 +26,7 @@ from maml_jax.run.files import Record
 from maml_jax.run.loop import finish, prepare, train_and_evaluate, train_together
 from maml_jax.run.spec import RunSpec
 from maml_jax.run.tracking import RunInTraining
-from maml_jax.run.training import fastest_chunk, make_joint_loop, make_train_step
+from maml_jax.run.training import make_joint_loop, make_train_step
 from maml_jax.types import Array, Metrics, TrainState
 
 # Numbers that decide the first state alone.
@@ -109,6 +110,11 @@ def grouped(configs: Sequence[ConfigDict]) -> list[list[int]]:
     return list(groups.values())
 
 
+def _fastest_chunk() -> int | None:
+    """How many members at once are fastest on the backend; None: all."""
+    return 1 if jax.default_backend() == "cpu" else None
+
+
 class _Members:
     """The states of a population, for the training loop."""
 
@@ -126,7 +132,7 @@ class _Members:
         def make_step(values: Mapping[str, Array]) -> Any:
             return make_train_step(with_values(first.spec, values), first.problem, first.learned)
 
-        self._train = make_joint_loop(first.spec, make_step, fastest_chunk(first.spec))
+        self._train = make_joint_loop(first.spec, make_step, _fastest_chunk())
 
     def advance(self, active: Sequence[int], step: int, number: int) -> Sequence[Metrics]:
         size = len(self._population.states.step)
@@ -159,6 +165,9 @@ def train_population(runs: Sequence[Run]) -> list[Record | UsageError]:
     if len(runs) == 1:
         return [_finished(partial(train_and_evaluate, *runs[0], baselines=False))]
     results: dict[int, Record | UsageError] = {}
+    spec = resolve(runs[0].config)
+    shares = map(cores_that_divide, (len(runs), spec.meta_batch_size))
+    use_cpu_devices(spec.cpu_devices or max(shares))
     with ExitStack() as locks:
         first = build(runs[0].config)
         experiments = [first, *(build_alike(first, run.config) for run in runs[1:])]

@@ -17,8 +17,8 @@ from maml_jax.errors import UsageError
 from maml_jax.parallel import hosts
 from maml_jax.run.loop import train_and_evaluate
 from maml_jax.run.metrics import read_metrics
-from maml_jax.run.workdir import load_run
-from tests.run.runs import ENVIRONMENT, ROOT, call, command, tiny_config
+from maml_jax.run.workdir import load_run, read_config
+from tests.run.runs import ENVIRONMENT, ROOT, call, command
 
 Process = subprocess.Popen[str]
 LOST = "error: another process of this run has ended"
@@ -65,7 +65,12 @@ def test_several_processes_give_what_one_gives(number: int, tmp_path: pathlib.Pa
     assert len({of["shared"] for of in together}) == 1
 
 
-TRAINED = {"cpu_devices": 2, "num_meta_steps": 60, "checkpoint__every": 20}
+TRAINED = {
+    "cpu_devices": 2,
+    "num_meta_steps": 60,
+    "checkpoint__every": 20,
+    "outer__schedule": "constant",
+}
 
 
 def start_runs(
@@ -102,7 +107,8 @@ def test_a_run_on_two_hosts_goes_on_on_one(tmp_path: pathlib.Path) -> None:
     workdir, alone = tmp_path / "run", tmp_path / "alone"
     assert ended(*start_runs(2, workdir, num_meta_steps=20)) == [0, 0]
     assert (workdir / "report.html").exists()
-    config = tiny_config(**{**TRAINED, "num_meta_steps": 40})
+    config = read_config(workdir)
+    config.num_meta_steps = 40
     records = [train_and_evaluate(config, folder) for folder in (workdir, alone)]
     np.testing.assert_allclose(records[0]["loss"], records[1]["loss"], rtol=1e-3)
     for got, want in zip(read_metrics(workdir), read_metrics(alone), strict=True):
