@@ -46,13 +46,13 @@ def add_proximal(
         return loss, grads
     away = jax.tree.map(jnp.subtract, adapted, origin)
     grads = jax.tree.map(lambda g, d: g + proximal * d, grads, away)
-    return loss + proximal_term(proximal, adapted, origin, loss.dtype), grads
+    return loss + proximal_term(proximal, adapted, origin).astype(loss.dtype), grads
 
 
-def proximal_term(proximal: float, adapted: Params, origin: Params, dtype: Any) -> Array:
+def proximal_term(proximal: float, adapted: Params, origin: Params) -> Array:
     """λ/2 ‖θ_k − θ‖²."""
     away = jax.tree.map(jnp.subtract, adapted, origin)
-    term: Array = (proximal / 2 * optax.tree.norm(away, squared=True)).astype(dtype)
+    term: Array = proximal / 2 * optax.tree.norm(away, squared=True)
     return term
 
 

@@ -68,6 +68,9 @@ class Task(NamedTuple):
         optimizer = keeping_dtypes(loop.optimizer(meta_params.optimizer))
         restricted = restrict(optimizer, carry[1], moving, resting)
         inner_gradient = loop.estimator.inner_gradient_of(self.inner_loss, with_loss=loss_is_read)
+        at_rest = None
+        if loop.proximal and jax.tree.leaves(resting):
+            at_rest = proximal_term(loop.proximal, resting, like(self.origin, resting))
 
         def step(carry: tuple[Params, PyTree], k: Array) -> tuple[PyTree, PyTree]:
             adapted = merge_params(carry[0], resting)
@@ -79,9 +82,8 @@ class Task(NamedTuple):
             params = carry[0] if halted is None else keep_cotangents_finite(carry[0], halted)
             (loss, aux), grads = inner_gradient(params, self.inputs_at(k))
             objective, grads = add_proximal(loop.proximal, loss, grads, carry[0], origin)
-            if loop.proximal and jax.tree.leaves(resting):
-                left = like(self.origin, resting)
-                objective += proximal_term(loop.proximal, resting, left, loss.dtype)
+            if at_rest is not None:
+                objective += at_rest.astype(loss.dtype)
             value = objective if loss_is_read else jax.lax.stop_gradient(objective)
             carry = take_step(restricted.optimizer, carry, (value, grads), gates, alphas, halted)
             share = share_on(gates, carry[0], meta_params.init)

@@ -1,6 +1,7 @@
 """Pruned schedules: the cheapest inner loop that is almost as good, found on validation tasks."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 from collections.abc import Callable
@@ -117,18 +118,20 @@ def prune(experiment: Experiment, meta_params: MetaParams, tolerance: float) -> 
     key, structure = stream_key(spec.seed, "validation"), jax.tree.structure(learned.adapted)
     paths = list(with_paths(learned.adapted))
 
-    def values_of(steps: dict[str, int]) -> dict[str, Any]:
+    @functools.cache
+    def values_of(schedule: Schedule) -> dict[str, Any]:
+        steps = schedule.last_steps
         last = jax.tree.unflatten(structure, [jnp.int32(steps[path]) for path in paths])
         capped = meta_params._replace(lengths=(meta_params.lengths, last))
         return {name: values[:, -1] for name, values in evaluate(capped, key).items()}
 
-    first = values_of(dict(start.last_steps))
+    first = values_of(start)
     if "accuracy" in first:
         name, factor = "accuracy", 100.0
     else:
         name, factor = "loss", -100.0 / float(np.mean(first["loss"]))
     return prune_schedule(
-        lambda steps: factor * np.asarray(values_of(steps)[name]),
+        lambda steps: factor * np.asarray(values_of(Schedule(dict(steps)))[name]),
         lambda steps: learned.compute({path: np.asarray(of) for path, of in steps.items()}),
         start,
         tolerance,

@@ -8,10 +8,7 @@ from tests.run.runs import ENVIRONMENT, ROOT, call, call_all, command
 
 WRONG = [
     (["train", "--config.inner.num_stesp=3"], "unknown config key 'inner.num_stesp'; did you mean"),
-    (["train", "--config.inner.num_steps=abc"], "--config.inner.num_steps=abc"),
-    (["train", "--config", "configs/nope.py"], "config file 'configs/nope.py' does not exist"),
     (["studies.equal_compute", "--steps=-5"], "--steps=-5"),
-    (["train", "--config.inner.step_size=-1"], "inner.step_size=-1"),
     (["train", "--config.halting.gate=ramp"], "'halting.gate'; it is called lengths.gate now"),
     (["train", "--import=no_such_module"], "--import=no_such_module cannot be imported"),
     (["train", "--config=configs/nope.py"], "config file 'configs/nope.py' does not exist"),

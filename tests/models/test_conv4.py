@@ -45,7 +45,7 @@ def meta_problem(normalization, max_pool, num_steps, **options):
         pytest.param(
             name,
             name == "batch",
-            marks=[] if name in ("batch", "per_step") else [pytest.mark.slow],
+            marks=[] if name == "per_step" else [pytest.mark.slow],
         )
         for name in NORMALIZATIONS
     ],

@@ -16,7 +16,7 @@ from maml_jax.run.config import resolve
 from maml_jax.run.files import locked
 from maml_jax.run.loop import evaluate_run, train, train_and_evaluate
 from maml_jax.run.metrics import read_metrics
-from maml_jax.run.tracking import Progress
+from maml_jax.run.progress import Progress
 from maml_jax.run.workdir import load_run, open_workdir
 from tests.run.runs import tiny_config
 from tests.run.test_checkpoint import spoil

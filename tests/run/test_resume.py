@@ -68,11 +68,7 @@ def wait_for_step(workdir: pathlib.Path, step: int, process: subprocess.Popen[by
     raise AssertionError(f"ended before {step}: {(workdir.parent / 'stderr').read_text()}")
 
 
-# test_images_run has the resume of a host's pool within a process.
-@pytest.fixture(
-    scope="module",
-    params=["sinusoid", pytest.param("host_images", marks=pytest.mark.slow)],
-)
+@pytest.fixture(scope="module", params=["sinusoid", "host_images"])
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     root = tmp_path_factory.mktemp(request.param)
     changes: dict[str, object] = dict(SINUSOID)
@@ -117,6 +113,7 @@ def stop(process: subprocess.Popen[bytes], number: signal.Signals, workdir: path
     assert int(state.step) == reached < experiment.config.num_meta_steps
 
 
+@pytest.mark.slow  # test_loop and test_images_run resume within a process
 def test_killed_or_stopped_at_random_points_and_resumed_is_bit_for_bit(
     case: Case, tmp_path: pathlib.Path
 ) -> None:

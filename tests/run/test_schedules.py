@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -14,7 +15,15 @@ from maml_jax.lengths import Schedule
 from maml_jax.run.build import Experiment, build
 from maml_jax.run.config import resolve
 from maml_jax.run.loop import _next_stop, evaluate_run, train_and_evaluate
-from maml_jax.run.pruning import FILE, prune, prune_schedule, read_schedule, write_schedule
+from maml_jax.run.pruning import (
+    FILE,
+    Pruned,
+    prune,
+    prune_schedule,
+    read_schedule,
+    schedule_maker,
+    write_schedule,
+)
 from maml_jax.run.workdir import load_run
 from tests.inner.problems import assert_bits_equal, assert_close
 from tests.run.runs import call_all, tiny_config
@@ -134,6 +143,18 @@ def test_the_search_finds_the_cheapest_allowed_schedule() -> None:
     more = prune_schedule(score, compute, Schedule({"a": 3, "b": 3}), tolerance=0.4)
     assert more.schedule.last_steps == {"a": 0, "b": 2}
     assert len(seen) < 30
+
+
+def test_only_the_parameters_that_were_pruned_take_the_pruned_schedule(
+    tmp_path: pathlib.Path,
+) -> None:
+    schedule = Schedule({"a": 2})
+    write_schedule(tmp_path, Pruned(schedule, 0.0, 0.0, 1.0, 2.0), {"meta_step": 8})
+    newest, selected = (SimpleNamespace(step=step) for step in (8, 4))
+    make = schedule_maker("pruned", tmp_path, last=8)
+    assert make is not None
+    assert (make(newest), make(selected)) == (schedule, None)
+    assert schedule_maker("compiled", tmp_path, last=8) is None
 
 
 def test_what_cannot_be_pruned_is_refused(finished: pathlib.Path, tmp_path: pathlib.Path) -> None:

@@ -1,9 +1,12 @@
 """A tiny study, and the record of a run that is not trained."""
 
+import json
 import pathlib
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from experiments.publish.results import Record
@@ -29,8 +32,17 @@ def tiny_study(step_sizes: Sequence[float] = (0.001, 0.01)) -> Study:
 
 
 def finished_run(config: ConfigDict, workdir: pathlib.Path) -> Record:
-    """The record of a run that is not trained."""
+    """Leaves what a run does that is not trained: its losses are random, but always the same."""
+    loss, median, score = np.random.default_rng(zlib.crc32(workdir.name.encode())).random(3)
     seconds = {"train_seconds": 1.0, "evaluate_seconds": 1.0}
-    numbers = {"nonfinite_episodes": 0, "loss": [1.0], "loss_median": [1.0], "inner_compute": [1.0]}
+    numbers = {"loss": [loss], "loss_median": [median], "inner_compute": [2.0]}
     process = {"commit": "abc", "command": "none", "hardware": "elsewhere"}
-    return {"seed": config.seed, **seconds, **numbers, **process}
+    record = {"seed": config.seed, "nonfinite_episodes": 0, **seconds, **numbers, **process}
+    if config.algorithm == "adaptive_k":
+        statistics = ("mean", "p90", "p99", "max", "share_at_0", "share_at_most")
+        record["lengths"] = {f"length/{name}": loss for name in statistics}
+        record["length_counts"] = {"w": [1, 2, 3]}
+    validation = {"step": 10, "validation_score": score, "validation_nonfinite": 0}
+    (workdir / "metrics.jsonl").write_text(json.dumps(validation) + "\n")
+    (workdir / "evaluation.json").write_text(json.dumps(record))
+    return record

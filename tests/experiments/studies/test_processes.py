@@ -1,6 +1,5 @@
 """The runs of a study: trained once, also in processes of their own."""
 
-import json
 import os
 import pathlib
 import signal
@@ -10,10 +9,8 @@ import time
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from experiments import cli
-from experiments.publish.results import Record
 from experiments.studies import processes, runner
 from experiments.studies.processes import Run
 from maml_jax.errors import UsageError
@@ -25,6 +22,7 @@ from tests.experiments.studies.problems import finished_run, tiny_study
 from tests.run.runs import tiny_config
 
 
+@pytest.mark.slow
 def test_runs_in_processes_of_their_own_give_the_same_study(tmp_path: pathlib.Path) -> None:
     study = tiny_study([0.01])
     study = study._replace(arms={"maml": study.arms["maml"]})
@@ -75,12 +73,7 @@ def test_runs_in_processes_of_their_own_stop_together_and_name_what_failed(
 def test_a_finished_run_is_not_taken_for_one_with_another_evaluation(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def train(config: ConfigDict, workdir: pathlib.Path) -> Record:
-        record = finished_run(config, workdir)
-        (workdir / "evaluation.json").write_text(json.dumps(record))
-        return record
-
-    monkeypatch.setattr(processes, "train_and_evaluate", train)
+    monkeypatch.setattr(processes, "train_and_evaluate", finished_run)
     study = tiny_study([0.01])
     study = study._replace(arms={"maml": study.arms["maml"]}, seeds=1)
     first = runner.run(study, tmp_path)["arms"]
