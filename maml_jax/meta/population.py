@@ -82,9 +82,8 @@ def make_population_step(
       >>> first, rates = MetaParams(jnp.ones(2), step_sizes=0.1), jnp.array([0.01, 0.1, 1.0])
       >>> keys = jax.random.split(jax.random.key(0), 3)
       >>> states = [init_state(first, make(rate).outer, key) for rate, key in zip(rates, keys)]
-      >>> devices = jax.devices()[:1]
       >>> step = make_population_step(make)
-      >>> train = make_population_loop(step, meta_batch_size=4, devices=devices)
+      >>> train = make_population_loop(step, meta_batch_size=4)
       >>> population, metrics = train(Population(stack(states), rates), 10)
       >>> metrics["loss"].shape
       (3,)

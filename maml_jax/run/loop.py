@@ -100,11 +100,13 @@ class _One:
         self._state = state
 
     def advance(self, active: Sequence[int], step: int, number: int) -> Sequence[Metrics]:
+        """Trains the active runs."""
         del active, step
         self._state, metrics = self._experiment.train(self._state, number)
         return [metrics]
 
     def of(self, index: int) -> TrainState:
+        """The state of one run."""
         del index
         return self._state
 

@@ -135,6 +135,7 @@ class _Members:
         self._train = make_joint_loop(first.spec, make_step, _fastest_chunk())
 
     def advance(self, active: Sequence[int], step: int, number: int) -> Sequence[Metrics]:
+        """Trains the active runs."""
         size = len(self._population.states.step)
         mask = jnp.array([index in active for index in range(size)])
         population = self._population._replace(active=mask)
@@ -143,6 +144,7 @@ class _Members:
         return [{name: of[index] for name, of in on_host.items()} for index in range(size)]
 
     def of(self, index: int) -> TrainState:
+        """The state of one run."""
         state: TrainState = self._member(self._population.states, index)
         return state
 
