@@ -12,6 +12,7 @@ from absl import app
 
 from experiments.publish import (
     benchmark_tables,
+    device_tables,
     length_tables,
     model_tables,
     reproduction_tables,
@@ -98,6 +99,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "benchmark_resnet12": benchmark_tables.benchmark_resnet12,
     "benchmark_schedules": benchmark_tables.benchmark_schedules,
     "benchmark_checkpoints": benchmark_tables.benchmark_checkpoints,
+    "populations": device_tables.populations,
+    "device_peers": device_tables.device_peers,
+    "device_variants": device_tables.device_variants,
 }
 
 
