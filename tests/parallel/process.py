@@ -64,9 +64,7 @@ def results() -> dict[str, Any]:
 
 if __name__ == "__main__":
     jax.config.update("jax_enable_x64", True)
-    number = int(sys.argv[2])
-    if number > 1:
-        hosts.start(sys.argv[1], number, int(sys.argv[3]))
+    hosts.start(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
     printed = json.dumps(results())
     hosts.flush_libraries()
     print(printed, flush=True)

@@ -10,6 +10,7 @@ import sys
 import time
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -18,6 +19,7 @@ from maml_jax.parallel import hosts
 from maml_jax.run.loop import train_and_evaluate
 from maml_jax.run.metrics import read_metrics
 from maml_jax.run.workdir import load_run, read_config
+from tests.parallel import process
 from tests.run.runs import ENVIRONMENT, ROOT, call, command
 
 Process = subprocess.Popen[str]
@@ -43,15 +45,16 @@ def results_of(number: int, folder: pathlib.Path) -> list[dict[str, Any]]:
     address = f"127.0.0.1:{free_port()}"
     module = [sys.executable, "-m", "tests.parallel.process", address, str(number)]
     processes = [start([*module, str(i)], folder / f"errors_{i}") for i in range(number)]
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
-    for index, process in enumerate(processes):
-        assert process.returncode == 0, (folder / f"errors_{index}").read_text()
+    outputs = [of.communicate(timeout=300)[0] for of in processes]
+    for index, of in enumerate(processes):
+        assert of.returncode == 0, (folder / f"errors_{index}").read_text()
     return [json.loads(output.splitlines()[-1]) for output in outputs]
 
 
 @pytest.mark.parametrize("number", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_several_processes_give_what_one_gives(number: int, tmp_path: pathlib.Path) -> None:
-    (alone,) = results_of(1, tmp_path)
+    with jax.enable_x64(True):
+        alone = process.results()
     together = results_of(number, tmp_path)
     assert [of["devices"] for of in together] == [2 * number] * number
     tasks = [task for of in together for task in of["tasks"]]
@@ -97,12 +100,13 @@ def wait_for_step(workdir: pathlib.Path, step: int) -> None:
 
 def ended(processes: list[Process], logs: list[pathlib.Path]) -> list[int]:
     """Exit codes."""
-    for process, log in zip(processes, logs, strict=True):
-        process.communicate(timeout=300)
+    for of, log in zip(processes, logs, strict=True):
+        of.communicate(timeout=300)
         assert "Traceback" not in log.read_text()
-    return [process.returncode for process in processes]
+    return [of.returncode for of in processes]
 
 
+@pytest.mark.slow
 def test_a_run_on_two_hosts_goes_on_on_one(tmp_path: pathlib.Path) -> None:
     workdir, alone = tmp_path / "run", tmp_path / "alone"
     assert ended(*start_runs(2, workdir, num_meta_steps=20)) == [0, 0]
