@@ -43,6 +43,7 @@ setup(
         "parquet": ["pyarrow>=15"],  # mini_imagenet and tiered_imagenet of the Hugging Face Hub
         "networks": ["dm-haiku>=0.0.14", "equinox>=0.11"],  # tests of docs/own_model.md use them
         "test": ["mypy>=1.15", "pyarrow>=15", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.12"],
+        "cluster": ["submitit>=1.5"],  # experiments.sweep --executor
         "notebooks": ["ipykernel", "nbconvert", "nbformat"],
     },
 )

@@ -27,6 +27,8 @@ PAGES = (
     ROOT / "docs" / "algorithms.md",
     ROOT / "docs" / "learned_lengths.md",
     ROOT / "docs" / "results.md",
+    ROOT / "docs" / "sweeps.md",
+    results.RESULTS.parent / "device" / "README.md",
     ROOT / "docs" / "using_models.md",
     results.RESULTS / "README.md",
 )
