@@ -15,6 +15,7 @@ setup(
     description="Gradient-based meta-learning in JAX",
     long_description=(_HERE / "README.md").read_text(),
     long_description_content_type="text/markdown",
+    url="https://github.com/OWNER/maml_jax",
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["maml_jax", "maml_jax.*"]),
@@ -42,8 +43,28 @@ setup(
         "tensorflow": ["tensorflow"],  # to prepare a TFDS download; reading needs none
         "parquet": ["pyarrow>=15"],  # mini_imagenet and tiered_imagenet of the Hugging Face Hub
         "networks": ["dm-haiku>=0.0.14", "equinox>=0.11"],  # tests of docs/own_model.md use them
-        "test": ["mypy>=1.15", "pyarrow>=15", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.12"],
         "cluster": ["submitit>=1.5"],  # experiments.sweep --executor
-        "notebooks": ["ipykernel", "nbconvert", "nbformat"],
+        "rl": [  # the environments half_cheetah_*; navigation needs none of it
+            "gymnasium>=1.0",
+            "mujoco>=3.2",
+            "mujoco-mjx>=3.2",
+        ],
+        "test": [
+            "ipykernel>=6",
+            "mypy>=1.15",
+            "nbclient>=0.10",
+            "pyarrow>=15",
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "ruff>=0.12",
+        ],
+        "docs": [
+            "furo>=2024.8",
+            "ipykernel>=6",
+            "myst-nb>=1.2",
+            "sphinx>=9,<10",
+            "sphinx-copybutton>=0.5",
+            "sphinx-design>=0.6",
+        ],
     },
 )

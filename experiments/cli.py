@@ -25,6 +25,7 @@ from maml_jax.run.mirror import mirrored
 from maml_jax.tasks.images.cache import find_cache_dir
 
 flags.DEFINE_list("import", [], "modules to import first: they register tasks, models and others")
+flags.DEFINE_bool("version", False, "prints versions and devices, as a report of an issue needs")
 
 
 def define_workdir() -> flags.FlagHolder[str]:
@@ -199,7 +200,9 @@ def run(main: Callable[[list[str]], Any], *, takes_arguments: bool = False) -> N
     logging.use_absl_handler()  # instead of one that orbax's import adds: messages appear once
     logging.get_absl_handler().setFormatter(Formatter("%(message)s"))
     prepare_streams()
-    for name in {"workdir", "config", "import"} & set(flags.FLAGS):  # else --help leaves them out
+    for name in {"workdir", "config", "import", "version"} & set(
+        flags.FLAGS
+    ):  # else --help leaves them out
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
     prepare_jax()
     with ending_in_one_line():
@@ -222,6 +225,9 @@ def _without_repeated_tuples(arguments: list[str]) -> list[str]:
 
 
 def _parse(arguments: list[str]) -> list[str]:
+    if "--version" in arguments:
+        print(provenance.report())
+        sys.exit(0)
     try:
         return list(flags.FLAGS(_without_repeated_tuples(arguments)))
     except flags.Error as error:

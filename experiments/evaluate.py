@@ -17,6 +17,9 @@ _OVERRIDES = {
     "shots": flags.DEFINE_integer("shots", None, "support examples to adapt on"),
     "query_shots": flags.DEFINE_integer("query_shots", None, "query examples to measure on"),
     "num_steps": flags.DEFINE_integer("num_steps", None, "inner steps K"),
+    "later_step_sizes": flags.DEFINE_float(
+        "later_step_sizes", None, "factor of the step sizes after the first inner step"
+    ),
 }
 _SCHEDULE = flags.DEFINE_enum(
     "schedule",

@@ -20,7 +20,7 @@ from maml_jax.meta.train_step import TrainStep, init_state
 from maml_jax.parallel import evaluate, make_train_loop
 from maml_jax.types import Episode, Examples, MetaParams
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Budget",

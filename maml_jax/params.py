@@ -85,10 +85,10 @@ def everything(path: str) -> bool:
     return True
 
 
-def same_at_every_step(params: Params, k: Array) -> Params:
-    """Leaves the parameters as they are."""
+def same_at_every_step(tree: PyTree, k: Array) -> PyTree:
+    """Leaves parameters or data as they are."""
     del k
-    return params
+    return tree
 
 
 def split_params(params: Params, adapts: PathPredicate) -> tuple[Params, Params]:

@@ -45,6 +45,10 @@ class Registry(Mapping[str, T], Generic[T]):
             raise ValueError(f"{self.kind} {name!r} is unknown; choose from {', '.join(self)}")
         return self._entries[name]
 
+    def is_built_in(self, name: str) -> bool:
+        """Whether an entry is part of the package."""
+        return name in self._built_in
+
     def __getitem__(self, name: str) -> T:
         """The entry of this name; KeyError if there is none."""
         return self._entries[name]

@@ -70,12 +70,22 @@ class TrainState(NamedTuple):
     extras: PyTree = ()  # checkpointed, not differentiated
 
 
+class Made(NamedTuple):
+    """The aux of a loss that makes its own data, as reinforcement learning does by rollouts.
+
+    Given the data, the loss uses them instead of making others: see `Objective.record`.
+    """
+
+    data: PyTree
+    metrics: Metrics
+
+
 class LossFn(Protocol):
     """The loss of one task, support or query.
 
     It returns (loss [], aux). A dict aux is reported as metrics: it may be nested, and its leaves
     are numbers or arrays. The data may be any pytree, and the loss may generate its own data from
-    the parameters and the key, as reinforcement learning does.
+    the parameters and the key; aux can then be `Made`.
     """
 
     def __call__(self, params: Params, data: PyTree, key: Array, /) -> tuple[Array, PyTree]: ...
@@ -131,6 +141,12 @@ class AtStepFn(Protocol):
     """The parameters that the loss sees at inner step k, of params that may hold a row per step."""
 
     def __call__(self, params: Params, k: Array, /) -> Params: ...
+
+
+class SupportAtFn(Protocol):
+    """The support data of inner step k, of data that may hold a row per step."""
+
+    def __call__(self, support: PyTree, k: Array, /) -> PyTree: ...
 
 
 class AdaptFn(Protocol):

@@ -13,6 +13,7 @@ LAYERS = (
     ("inner",),
     ("meta",),
     ("parallel",),
+    ("rl",),
     ("run",),
     ("testing",),
 )

@@ -1,5 +1,6 @@
 """How the tables show things: Markdown, intervals, differences and who wins."""
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -86,3 +87,9 @@ def value(number: float, accuracy: bool) -> str:
 
 def _form(loss: float) -> str:
     return ".4f" if loss < 0.02 else ".3f"
+
+
+def layer_name(path: str) -> str:
+    """As "conv 1" or "last layer"."""
+    number = re.match(r"conv_(\d)", path)
+    return f"conv {int(number[1]) + 1}" if number else "last layer"

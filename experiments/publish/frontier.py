@@ -1,128 +1,130 @@
-"""Figure of accuracy (or loss) against inner compute C for the arms of the kept studies.
+"""The figures of the report: at most eight arms each, with their names at the lines.
 
-python -m experiments.publish.frontier --task=omniglot
+python -m experiments.publish.frontier
 
-Every arm is a curve over its inner steps, averaged over seeds, with a marker where it ends. The
-best corner is the lower left for a median loss and the upper left for an accuracy. Of the study of
-accelerated methods it shows the best gradient descent and the best four others, at each K_max.
-Writes experiments/results/frontier_TASK.png.
+Into experiments/results/:
 
-For the sinusoid it also draws the median loss against the 99th percentile of K, one curve per arm
-over the costs of a step that it was trained with: experiments/results/prices.png.
+- frontier_TASK.png: accuracy (or median loss) against inner compute C. Every arm is a curve over
+  its inner steps, averaged over seeds, with a marker where it ends.
+- optimizers_sinusoid.png: the 99th percentile of the learned lengths and the median loss of arms of
+  the study of accelerated methods.
+- prices.png: one against the other, one curve per arm over the costs of a step that it was trained
+  with.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import matplotlib
 import numpy as np
-from absl import flags
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from experiments import cli
 from experiments.publish import results
+from experiments.publish.arms import (
+    ACCELERATED,
+    ENGLISH,
+    EQUAL_COMPUTE,
+    EQUAL_COMPUTE_STUDY,
+    MEASURES,
+)
 from experiments.publish.results import Record
 from experiments.publish.study_tables import runs_by_cost
-from experiments.studies import task_flag
 from experiments.studies.comparisons import last, length_statistic, paired_interval
-from experiments.studies.task_flag import TASK
+from maml_jax.run.figures.style import STYLE, count, name_lines
 
-flags.adopt_module_key_flags(task_flag)
-EQUAL_COMPUTE_ARMS = (
-    "maml",
-    "maml_k_max",
-    "anil",
-    "meta_sgd",
-    "maml_plus_plus",
-    "sparse_maml",
-    "adaptive_k",
-    "adaptive_k_rates",
-)
-BEST = 4
-# A single diverged task in thousands can dominate a mean of losses.
-_MEASURE = {"sinusoid": "loss_median", "omniglot": "accuracy"}
-
-
-def curves(task: str) -> dict[str, Record]:
-    """Label -> arm: those at equal compute, then the baseline and BEST others at each K_max."""
-    arms: dict[str, Record] = {}
-    for path in sorted(results.RESULTS.glob(f"halting_{task}*.json")):
-        kept = results.read(path.stem)["arms"]
-        arms |= {name: kept[name] for name in EQUAL_COMPUTE_ARMS if name in kept}
-    for path in sorted(results.RESULTS.glob(f"acceleration_{task}_*.json")):
-        if "_seeds_" not in path.stem:  # a repetition
-            setting = path.stem.removeprefix(f"acceleration_{task}_").replace("_cost_", ", cost ")
-            record = results.read(path.stem)
-            for name in (record["reference"], *_best_accelerated(record, _MEASURE[task])):
-                arms[f"adaptive_k + {name}, K_max {setting}"] = record["arms"][name]
-    return arms
-
-
-def _best_accelerated(record: Record, measure: str) -> list[str]:
-    scores = {
-        row["arm"]: row[measure]["mean"]
-        for row in record["rows"]
-        if "inner.optimizer" in record["arms"][row["arm"]]["overrides"]
-    }
-    return sorted(scores, key=scores.__getitem__, reverse=measure == "accuracy")[:BEST]
+_DECIMAL = FuncFormatter(lambda value, _: f"{value:g}")
+_P99 = "99th percentile of the learned lengths, inner steps"
+_MEDIAN = "median loss of the test tasks (MSE)"
 
 
 def draw(task: str) -> Figure:
     """One curve per arm; steps after the last one that costs anything are left out."""
-    measure, arms = _MEASURE[task], curves(task)
-    figure = Figure(figsize=(9, 5), layout="constrained")
+    measure, record = MEASURES[task], results.read(EQUAL_COMPUTE_STUDY[task])
+    figure = Figure(figsize=(8.4, 4.6))
     axes = figure.subplots()
-    axes.set_prop_cycle(color=matplotlib.colormaps["tab20"](np.linspace(0, 1, len(arms))))
-    for name, arm in arms.items():
-        _draw_arm(axes, name, arm, measure)
-    axes.set(
-        xlabel="inner compute C, MFLOP per task",
-        ylabel=f"{measure.replace('_', ', ')} of test tasks",
-    )
-    if measure == "loss_median":
-        axes.set_yscale("log")
-    axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    for arm in EQUAL_COMPUTE[task]:
+        _draw_arm(axes, ENGLISH[arm], record["arms"][arm]["runs"], measure)
+    axes.set(xlabel="inner compute C, MFLOP per task", xlim=(0, None))
+    if measure == "accuracy":
+        axes.set(ylabel="accuracy on the test tasks, %", ylim=(40, 95))
+    else:
+        _scale_loss(axes)
+    name_lines(axes)
     return figure
 
 
-def _draw_arm(axes: Axes, name: str, arm: Record, measure: str) -> None:
-    runs = arm["runs"]
+def _scale_loss(axes: Axes) -> None:
+    axes.set(ylabel=_MEDIAN, yscale="log")
+    axes.yaxis.set_major_formatter(_DECIMAL)
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _draw_arm(axes: Axes, name: str, runs: list[Record], measure: str) -> None:
     compute = np.mean([run["inner_compute"] for run in runs], axis=0) / 1e6
     values = np.mean([run[measure] for run in runs], axis=0)
-    ends = int(np.argmax(compute >= compute[-1]))
-    style = "--" if " + " in name else "-"
-    (line,) = axes.plot(compute[: ends + 1], values[: ends + 1], style, label=name, alpha=0.8)
-    axes.plot(compute[ends], values[-1], "o", color=line.get_color())
+    values = 100 * values if measure == "accuracy" else values
+    end = int(np.argmax(compute >= compute[-1])) + 1
+    shown = np.append(values[: end - 1], values[-1])  # later steps of hard gates change nothing
+    axes.plot(compute[:end], shown, label=name, markevery=[end - 1], markersize=7)
+
+
+def _intervals(values: Iterable[np.ndarray]) -> np.ndarray:
+    """Means over seeds and their 95% t-intervals: [2, points]."""
+    return np.transpose([paired_interval(of_seeds, 0.0) for of_seeds in values])
+
+
+def draw_optimizers() -> Figure:
+    """Means over seeds with 95% t-intervals, one row per arm, those of short lengths on top."""
+    arms = results.read("acceleration_sinusoid_20")["arms"]
+    p99 = {arm: length_statistic(arms[arm]["runs"], "p99") for arm in ACCELERATED}
+    ordered = sorted(p99, key=lambda arm: -p99[arm].mean())
+    loss = {arm: last(arms[arm]["runs"], "loss_median") for arm in ordered}
+    figure = Figure(figsize=(8.4, 3.8))
+    for axes, values in zip(figure.subplots(1, 2, sharey=True), (p99, loss), strict=True):
+        mean, half = _intervals([values[arm] for arm in ordered])
+        low, rows = np.clip(mean - half, 0.3 * mean.min(), None), np.arange(len(ordered))
+        axes.hlines(rows, low, mean + half, linewidth=2)
+        axes.plot(mean, rows, "o", markersize=7)
+        axes.set_yticks(rows, [ENGLISH[arm] for arm in ordered])
+    left, right = figure.axes
+    left.set(xlabel="99th percentile of the\nlearned lengths, inner steps", xlim=(0, 21))
+    count(left.xaxis)
+    right.set(xlabel="median loss of the\ntest tasks (MSE)", xscale="log")
+    right.xaxis.set_major_formatter(_DECIMAL)
+    return figure
 
 
 def draw_costs() -> Figure:
-    """Mean over seeds with 95% t-intervals; points are labelled with the cost of a step."""
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    """Means over seeds with 95% t-intervals; points are labelled with the cost of a step."""
+    figure = Figure(figsize=(8.4, 4.2))
     axes = figure.subplots()
-
-    def intervals(values: Sequence[np.ndarray]) -> np.ndarray:
-        return np.transpose([paired_interval(of_seeds, 0.0) for of_seeds in values])
-
     for arm, of in runs_by_cost().items():
-        p99, p99_ci = intervals([length_statistic(runs, "p99") for runs in of.values()])
-        loss, loss_ci = intervals([last(runs, "loss_median") for runs in of.values()])
-        axes.errorbar(p99, loss, loss_ci, p99_ci, marker="o", capsize=2, label=arm, alpha=0.8)
+        p99, p99_ci = _intervals([length_statistic(runs, "p99") for runs in of.values()])
+        loss, loss_ci = _intervals([last(runs, "loss_median") for runs in of.values()])
+        (line,) = axes.plot(p99, loss, label=ENGLISH[arm], markersize=6)
+        lower = np.clip(loss - loss_ci, 3e-4, None)
+        axes.vlines(p99, lower, loss + loss_ci, colors=line.get_color(), linewidth=1)
+        axes.hlines(loss, p99 - p99_ci, p99 + p99_ci, colors=line.get_color(), linewidth=1)
         for cost, x, y in zip(of, p99, loss, strict=True):
-            axes.annotate(f"{cost}", (x, y), (4, 4), textcoords="offset points")
-    axes.set(xlabel="99th percentile of K", ylabel="median loss of test tasks", yscale="log")
-    axes.legend(title="at a relative cost of a step", fontsize="small")
+            axes.annotate(f"cost {cost}", (x, y), (5, 5), textcoords="offset points", fontsize=8)
+    axes.set(xlabel=_P99, xlim=(0, 22))
+    _scale_loss(axes)
+    count(axes.xaxis)
+    name_lines(axes)
     return figure
 
 
 def main(_: list[str]) -> None:
     """Draws and keeps."""
-    figures = {f"frontier_{TASK.value}": draw(TASK.value)}
-    if TASK.value == "sinusoid":
-        figures["prices"] = draw_costs()
-    for name, figure in figures.items():
-        path = results.RESULTS / f"{name}.png"
-        figure.savefig(path, dpi=100)
-        print(path)
+    with matplotlib.rc_context({**STYLE, "font.size": 11}):
+        figures = {f"frontier_{task}": draw(task) for task in EQUAL_COMPUTE}
+        figures |= {"optimizers_sinusoid": draw_optimizers(), "prices": draw_costs()}
+        for name, figure in figures.items():
+            path = results.RESULTS / f"{name}.png"
+            figure.savefig(path, dpi=110)
+            print(path)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ Left, the pretrained sinusoid model on a new wave, before and after adaptation. 
 lengths of `adaptive_k_plus_plus` in the result halting_omniglot, layer by layer.
 """
 
-import re
 from typing import Any
 
 import jax.numpy as jnp
@@ -16,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments import cli
+from experiments.publish.formats import layer_name
 from experiments.publish.results import read
 from experiments.publish.tables import ROOT
 from experiments.studies.comparisons import length_counts
@@ -59,14 +59,9 @@ def shares(counts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     kernels = {path: of for path, of in counts.items() if path.endswith("/kernel")}
     last = max(int(np.nonzero(of)[0][-1]) for of in kernels.values())
     return {
-        _name(path): np.cumsum(of[::-1])[::-1][1 : last + 1] / of.sum()
+        layer_name(path): np.cumsum(of[::-1])[::-1][1 : last + 1] / of.sum()
         for path, of in kernels.items()
     }
-
-
-def _name(path: str) -> str:
-    number = re.match(r"conv_(\d)", path)
-    return f"conv {int(number[1]) + 1}" if number else "last layer"
 
 
 def draw_lengths(axes: Axes) -> None:

@@ -1,10 +1,11 @@
 """Tables of runs beside published results: the sinusoid, images, and the list of algorithms."""
 
-import re
 from collections import defaultdict
 
 import numpy as np
 
+from experiments.ledger.records import read as read_row
+from experiments.ledger.rows import ROWS
 from experiments.publish import results
 from experiments.publish.formats import LOSSES, markdown, mean_ci, over_tasks, value, with_origin
 from experiments.publish.results import Record
@@ -14,14 +15,14 @@ from maml_jax.run.formats import diverged, number
 PUBLISHED = {"maml": (0.67, 0.38, 0.35), "pretrained": (2.41, 2.23, 2.19)}  # 5 points
 STEPS = (1, 5, 10)
 STEP_HEADS = ["1 step", "5 steps", "10 steps"]
-IMAGES = {  # result -> what it is, published accuracy
-    "omniglot_5way_1shot": ("Omniglot 5-way 1-shot, conv", "98.7 ± 0.4"),
-    "omniglot_5way_1shot_published_init": ("the same, published last layer", "98.7 ± 0.4"),
-    "omniglot_5way_5shot": ("Omniglot 5-way 5-shot, conv", "99.9 ± 0.1"),
-    "omniglot_mlp_5way_1shot": ("Omniglot 5-way 1-shot, MLP", "89.7 ± 1.1"),
-    "glyphs": ("glyphs 5-way 1-shot, conv with 32 filters", ""),
-    "cifar_fs_5way_1shot": ("CIFAR-FS 5-way 1-shot", "58.9 ± 1.9"),
-}
+IMAGES = (  # rows of the ledger in the README; the shorter ones stand in for them
+    "omniglot-5way-1shot",
+    "omniglot-5way-5shot",
+    "omniglot-20way-1shot",
+    "omniglot-mlp-5way-1shot",
+    "omniglot-mlp-5way-5shot",
+    "cifar-fs-5way-1shot",
+)
 
 
 def sinusoid_paper() -> str:
@@ -125,32 +126,6 @@ def algorithms() -> str:
     return markdown([*head, "Omniglot 20-way 1-shot, %"], rows)
 
 
-def images() -> str:
-    """Accuracies of the image runs: last and validation-selected parameters."""
-    rows, hardware = [], dict[str, None]()
-    for name, (text, published) in IMAGES.items():
-        if not (results.RESULTS / f"{name}.json").exists():
-            continue
-        record = results.read(name)
-        run, config = record["runs"][0], record["config"]
-        accuracies = [mean_ci([of], measure="accuracy") for of in (run, run["selected"])]
-        rows.append(
-            [
-                text,
-                *accuracies,
-                published,
-                "; ".join(_differences(config)),
-                f"{run['meta_step']:,} of {config['meta_batch_size']} tasks",
-                f"{run['num_episodes']:,}",
-                f"{run['train_seconds'] / 60:.0f} min",
-            ]
-        )
-        hardware[record["hardware"]] = None
-    head = ["row", "accuracy, last", "selected by validation", "published"]
-    head += ["differs from the published recipe in", "meta-steps", "test episodes", "training"]
-    return f"{markdown(head, rows)}\n\n{'; '.join(hardware)}."
-
-
 def summary() -> str:
     """The main results beside the published ones, for the README."""
     published = results.read("sinusoid_paper")["evaluations"]
@@ -161,13 +136,11 @@ def summary() -> str:
         _summary("sinusoid, MSE after 1 step", once, published, 1, "sinusoid.py:paper"),
         _summary("sinusoid, MSE after 10 steps", last, chosen, 10, "sinusoid.py"),
     ]
-    for name, (text, accuracy) in IMAGES.items():
-        path = results.RESULTS / f"{name}.json"
-        if not accuracy or name.endswith("published_init") or not path.exists():
-            continue
-        record = results.read(name)
-        card = re.findall(r"--config=configs/(\S+)", record["command"])[0]
-        rows.append(_summary(f"{text}, %", accuracy, _own_runs(record), -1, card))
+    for name in IMAGES:
+        kept = {of: read_row(of) for of in (name, f"{name}-cpu")}
+        for of in [of for of, runs in kept.items() if runs][:1]:
+            row, card = ROWS[of], ROWS[of].command_card.removeprefix("configs/")
+            rows.append(_summary(f"{row.text}, %", row.published[0].text, kept[of], -1, card))
     return markdown(["", "published", "ours", "seeds", "config"], rows)
 
 
@@ -179,14 +152,3 @@ def _summary(text: str, published: str, runs: list[Record], step: int, card: str
 def _own_runs(record: Record) -> list[Record]:
     """The runs of a kept result, without their baselines."""
     return [run for run in record["runs"] if run["run"] == record["config"]["algorithm"]]
-
-
-def _differences(config: Record) -> list[str]:
-    """Of a config from the published recipe."""
-    model = config["model"]
-    differences = {
-        "cosine outer rate": config["outer"]["schedule"] == "cosine",
-        "Xavier's last layer": model["name"] == "conv4" and model.get("head_init") == "xavier",
-        "fewer meta-steps": config["num_meta_steps"] < 60_000,
-    }
-    return [text for text, differs in differences.items() if differs]

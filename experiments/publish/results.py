@@ -81,7 +81,21 @@ def read(name: str) -> Record:
     if not path.is_file():
         kept = ", ".join(sorted(of.stem for of in RESULTS.glob("*.json")))
         raise UsageError(f"result {name!r} does not exist; there are: {kept}")
-    record: Record = json.loads(path.read_text("utf-8"), object_hook=_current)
+    return load(path)
+
+
+def load(path: pathlib.Path) -> Record:
+    """Reads a result that may be anywhere, with today's names of config keys and fields.
+
+    Raises:
+      UsageError: it cannot be read.
+    """
+    try:
+        record: Record = json.loads(path.read_text("utf-8"), object_hook=_current)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{path} cannot be read ({error}); give the JSON file of a result"
+        ) from error
     return record
 
 

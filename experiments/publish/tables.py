@@ -12,9 +12,13 @@ from absl import app
 
 from experiments.publish import (
     benchmark_tables,
+    config_tables,
     device_tables,
+    ledger_tables,
     length_tables,
     model_tables,
+    reinforcement_tables,
+    report_tables,
     reproduction_tables,
     results,
     study_tables,
@@ -25,7 +29,12 @@ ROOT = pathlib.Path(__file__).parent.parent.parent
 PAGES = (
     ROOT / "README.md",
     ROOT / "docs" / "algorithms.md",
+    ROOT / "docs" / "configuration.md",
+    ROOT / "docs" / "inner_optimizers.md",
     ROOT / "docs" / "learned_lengths.md",
+    ROOT / "docs" / "reinforcement_learning.md",
+    ROOT / "docs" / "ledger.md",
+    ROOT / "docs" / "report.md",
     ROOT / "docs" / "results.md",
     ROOT / "docs" / "sweeps.md",
     results.RESULTS.parent / "device" / "README.md",
@@ -89,9 +98,19 @@ TABLES: dict[str, Callable[[], str]] = {
     "sinusoid_default": reproduction_tables.sinusoid_default,
     "sinusoid_default_seeds": reproduction_tables.sinusoid_default_seeds,
     "algorithms": reproduction_tables.algorithms,
-    "images": reproduction_tables.images,
     "summary": reproduction_tables.summary,
+    "ledger": ledger_tables.ledger,
+    "ledger_recipes": ledger_tables.recipes,
+    "ledger_not_run": ledger_tables.not_run,
+    "ledger_ordering": ledger_tables.ordering,
+    "ledger_layers": ledger_tables.layers,
     "models": model_tables.models,
+    "report_sinusoid": partial(report_tables.equal_compute, "sinusoid"),
+    "report_omniglot": partial(report_tables.equal_compute, "omniglot"),
+    "report_accelerated": report_tables.accelerated,
+    "arms": report_tables.arms,
+    "configuration": config_tables.configuration,
+    "inner_optimizers": config_tables.inner_optimizers,
     "known_lengths": benchmark_tables.known_lengths,
     "rates": benchmark_tables.rates,
     "halted_early": benchmark_tables.halted_early,
@@ -104,11 +123,19 @@ TABLES: dict[str, Callable[[], str]] = {
     "populations": device_tables.populations,
     "device_peers": device_tables.device_peers,
     "device_variants": device_tables.device_variants,
+    "navigation": reinforcement_tables.navigation,
+    "navigation_later_step_sizes": reinforcement_tables.later_step_sizes,
+    "benchmark_environments": reinforcement_tables.benchmark_environments,
 }
 
 
 def fill(text: str) -> str:
-    """The text with every table between its markers written anew."""
+    """The text with every table, and every number of a sentence, between its markers written anew.
+
+    A table is `<!-- table: NAME -->` to `<!-- end -->`, a number `<!-- n: KIND ARGUMENTS -->` to
+    `<!-- / -->` (see `experiments.publish.report_tables.number`), not at the beginning of a line,
+    where Markdown would end the paragraph.
+    """
 
     def table(match: re.Match[str]) -> str:
         try:
@@ -117,7 +144,11 @@ def fill(text: str) -> str:
             content = "Not measured yet."
         return f"<!-- table: {match[1]} -->\n{content}\n<!-- end -->"
 
-    return re.sub(r"<!-- table: (\w+) -->\n.*?<!-- end -->", table, text, flags=re.DOTALL)
+    def in_sentence(match: re.Match[str]) -> str:
+        return f"<!-- n: {match[1]} -->{report_tables.number(match[1])}<!-- / -->"
+
+    text = re.sub(r"<!-- table: (\w+) -->\n.*?<!-- end -->", table, text, flags=re.DOTALL)
+    return re.sub(r"<!-- n: (.+?) -->[^<\n]*<!-- / -->", in_sentence, text)
 
 
 def main(_: list[str]) -> None:

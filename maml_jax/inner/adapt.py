@@ -48,6 +48,7 @@ from maml_jax.types import (
     PathPredicate,
     PyTree,
     StepSizeFn,
+    SupportAtFn,
 )
 
 
@@ -104,6 +105,8 @@ class InnerLoop:
       adapts: selects the adapted parameters by path ("layer/kernel"); the others are frozen at θ.
       at_step: (params, k) -> the parameters that losses and monitor see at step k, for parameters
         that hold a row for every inner step (the normalization of MAML++).
+      support_at: (support, k) -> the data of the support loss at step k, for data that differ from
+        step to step: mini-batches, or what the loss itself has made (`Objective.record`).
       schedule: which tensors move in which steps, known when the loop is compiled: the others are
         not differentiated (`maml_jax.lengths.schedule_of`). None: all of them, in all steps.
       checkpoint_segments: in how many pieces the steps are cut for the backward pass, which keeps
@@ -138,6 +141,7 @@ class InnerLoop:
     proximal: float = 0.0
     adapts: PathPredicate = everything
     at_step: AtStepFn = same_at_every_step
+    support_at: SupportAtFn = same_at_every_step
     schedule: Schedule | None = None
     checkpoint_segments: int | None = None
 
@@ -263,8 +267,9 @@ def _adapt(
         return loop.at_step(merge_params(changing.params, frozen), changing.k)
 
     def loss(changing: Changing, constant: tuple[Params, PyTree]) -> tuple[Array, PyTree]:
+        support = loop.support_at(constant[1], changing.k)
         return loss_and_aux(
-            loop.loss(seen(changing, constant[0]), constant[1], cast(Array, changing.key))
+            loop.loss(seen(changing, constant[0]), support, cast(Array, changing.key))
         )
 
     def watch(changing: Changing, frozen: Params) -> PyTree:

@@ -29,11 +29,11 @@ PerEpisode = dict[str, np.ndarray]  # "loss" and metrics -> values [episodes, K+
 class Estimate(NamedTuple):
     """Statistics of one metric over episodes, after every inner step."""
 
-    mean: np.ndarray  # [K+1], without the diverged episodes
+    mean: np.ndarray  # [K+1], without the diverged episodes; an accuracy is that of all episodes
     ci95: np.ndarray  # [K+1], half-width of the 95% confidence interval of `mean`
     median: np.ndarray  # [K+1], over all episodes
     finite: np.ndarray  # [K+1], share of the episodes of `mean` where the metric is finite
-    finite_mean: np.ndarray  # [K+1], over all episodes with finite losses, for selecting
+    finite_mean: np.ndarray  # [K+1], for selecting: over episodes with finite losses, or all
 
 
 class EpisodeCounts(NamedTuple):
@@ -80,48 +80,56 @@ def make_task_evaluation(
     return evaluate_task
 
 
-def diverged(losses: np.ndarray) -> np.ndarray:
+def diverged(losses: np.ndarray, factor: float = DIVERGED) -> np.ndarray:
     """Whether the loss of each episode [episodes, K+1] explodes in adaptation, [episodes].
 
-    It does if it is not finite after some step, or more than 10 times as large as before adaptation
-    (its own or, if that is larger, the median of all episodes). A loss that is negative before
-    adaptation explodes if it rises by 9 times its size.
+    It does if it is not finite after some step, or more than `factor` times as large as before
+    adaptation (its own or, if that is larger, the median of all episodes). A loss that is negative
+    before adaptation explodes if it rises by factor - 1 times its size.
     """
     finite = np.isfinite(losses).all(axis=1)
     before = losses[:, :1]
     usual = np.maximum(before, np.median(before[finite]) if finite.any() else 0.0)
-    bound = np.where(usual < 0, 2 - DIVERGED, DIVERGED) * usual
+    if np.isinf(factor):
+        return np.asarray(~finite)
+    bound = np.where(usual < 0, 2 - factor, factor) * usual
     return np.asarray(~finite | (losses > bound).any(axis=1))
 
 
-def summarise(per_episode: Mapping[str, ArrayLike]) -> tuple[dict[str, Estimate], EpisodeCounts]:
+def summarise(
+    per_episode: Mapping[str, ArrayLike], factor: float = DIVERGED
+) -> tuple[dict[str, Estimate], EpisodeCounts]:
     """Mean, 1.96 σ/√n and median of arrays [episodes, K+1, ...].
 
     A few diverged episodes would decide a mean of losses. They are counted instead: means are taken
-    over the other episodes, and medians over all. Metrics are estimated from the episodes in which
-    they are finite.
+    over the other episodes, and medians over all. An accuracy is bounded, and without the episodes
+    that went wrong it would be too high: "accuracy" is estimated from all episodes. Metrics are
+    estimated from the episodes in which they are finite.
 
     Args:
       per_episode: "loss" [episodes, K+1], and metrics.
+      factor: an episode diverges if its loss rises by this factor; infinity: if it is not finite.
 
     Returns:
       ({name: Estimate}, the counts of episodes).
     """
     losses = np.asarray(per_episode["loss"], np.float64)
     finite = np.isfinite(losses).all(axis=1)
-    converged = ~diverged(losses)
+    converged = ~diverged(losses, factor)
     estimates = {}
     for name, values in per_episode.items():
         every = np.ma.masked_invalid(np.asarray(values, np.float64))
-        kept = every[converged]
+        kept, usable = every[converged], every[finite]
+        if name == "accuracy":
+            kept = usable = every
         number = kept.count(axis=0)
-        of_all = np.where(np.isfinite(losses), losses, np.inf) if name == "loss" else every[finite]
+        of_all = np.where(np.isfinite(losses), losses, np.inf) if name == "loss" else usable
         statistics = (
             kept.mean(axis=0),
             1.96 * kept.std(axis=0, ddof=1) / np.sqrt(number),
             cast(Any, np.ma).median(of_all, axis=0),
             number / max(len(kept), 1),
-            every[finite].mean(axis=0),
+            usable.mean(axis=0),
         )
         estimates[name] = Estimate(*(np.ma.filled(of, np.nan) for of in statistics))
     counts = EpisodeCounts(len(losses), int((~converged).sum()), int((~finite).sum()))

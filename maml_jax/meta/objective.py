@@ -11,7 +11,16 @@ from maml_jax.checks import check_meta_params, loss_and_aux, support_and_query
 from maml_jax.inner.adapt import InnerLoop
 from maml_jax.lengths.cost import LearnedLengths
 from maml_jax.params import with_paths
-from maml_jax.types import Array, LossFn, MetaParams, Metrics, Params, PyTree, StepWeightsFn
+from maml_jax.types import (
+    Array,
+    LossFn,
+    Made,
+    MetaParams,
+    Metrics,
+    Params,
+    PyTree,
+    StepWeightsFn,
+)
 
 
 def multi_step_weights(num_steps: int, anneal_steps: int) -> StepWeightsFn:
@@ -52,11 +61,14 @@ _REAL = (jnp.floating, jnp.integer, jnp.bool_)
 def as_metrics(aux: PyTree, own: Collection[str] = OWN_METRICS) -> Metrics:
     """The metrics in the aux of a loss: path -> floats if it is a dict, which may be nested.
 
+    Those of `Made` are in its `metrics`.
+
     Raises:
       TypeError: an entry is complex or a random key.
       ValueError: an entry has the name of one of the `own` metrics.
     """
     metrics: Metrics = {}
+    aux = aux.metrics if isinstance(aux, Made) else aux
     for name, leaf in with_paths(aux).items() if isinstance(aux, Mapping) else ():
         value = jnp.asarray(leaf)
         if name in own:
@@ -145,10 +157,7 @@ class Objective:
             result = self.query_loss(params, query, of_task.query)
             return loss_and_aux(result, "query_loss")
 
-        inner_loop = self.inner_loop
-        if self.lengths is not None:
-            gates = self.lengths.gates_of_task(step, of_task.gates)
-            inner_loop = dataclasses.replace(inner_loop, gates=gates)
+        inner_loop = self._loop_of_task(step, of_task.gates)
         if self.step_weights is None:
             adaptation = inner_loop(meta_params, support, of_task.adapt)
             loss, aux = query_loss(adaptation.params, jnp.zeros((), jnp.int32))
@@ -166,6 +175,42 @@ class Objective:
             metrics |= as_metrics({"cost": cost, **as_metrics(extras)}, metrics)
             loss = loss + penalty
         return loss, (metrics, extras)
+
+    def _loop_of_task(self, step: Array, key: Array) -> InnerLoop:
+        """The inner loop with the gates of training."""
+        if self.lengths is None:
+            return self.inner_loop
+        return dataclasses.replace(self.inner_loop, gates=self.lengths.gates_of_task(step, key))
+
+    def record(self, meta_params: MetaParams, episode: PyTree, key: Array, step: Array) -> PyTree:
+        """The episode with the data that the losses of one task make, whose aux must be `Made`.
+
+        On it the objective has the same value and derivatives as on the task, at these
+        meta-parameters. It can be evaluated at others too, as a line search does, since the losses
+        make nothing anew. `InnerLoop.support_at` takes what was made at step k.
+
+        Returns:
+          (support [K, ...], query), constants of every derivative.
+
+        Raises:
+          ValueError: there are step weights, or a loss does not return what it makes.
+        """
+        if self.step_weights is not None:
+            raise ValueError(
+                "step_weights need data for every step, but only those after the last are recorded;"
+                " leave out step_weights, or use TrainStep(record=False)"
+            )
+        support, query = support_and_query(episode)
+        of_task = keys.split_objective_key(key)
+        inner_loop = self._loop_of_task(step, of_task.gates)
+        adaptation = inner_loop(meta_params, support, of_task.adapt)
+        _, of_query = self.query_loss(adaptation.params, query, of_task.query)
+        of_support = adaptation.aux if inner_loop.num_steps else Made(support, {})
+        for name, aux in (("loss", of_support), ("query_loss", of_query)):
+            if not isinstance(aux, Made):
+                raise ValueError(f"{name} makes no data to record; return (loss, Made(data, {{}}))")
+        recorded: PyTree = jax.lax.stop_gradient((of_support.data, of_query.data))
+        return recorded
 
     def _weights(self, step: Array) -> Array:
         assert self.step_weights is not None

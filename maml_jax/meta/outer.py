@@ -6,14 +6,15 @@ conjugate gradients of TRPO all have this form.
 """
 
 from collections.abc import Collection, Mapping
-from typing import NamedTuple, Protocol
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from maml_jax.checks import describe
+from maml_jax.checks import check_count, describe
 from maml_jax.types import Array, MetaParams, PyTree
 
 
@@ -29,11 +30,18 @@ class ValueAndGradFn(Protocol):
     def __call__(self, meta_params: MetaParams, /) -> tuple[tuple[Array, PyTree], MetaParams]: ...
 
 
+class MetricFn(Protocol):
+    """Maps the name of a metric to the objective whose loss is its mean over the tasks."""
+
+    def __call__(self, name: str, /) -> "MetaObjective": ...
+
+
 class MetaObjective(NamedTuple):
     """The mean over the finite tasks of a meta-batch, over all devices."""
 
     value: ValueFn
     value_and_grad: ValueAndGradFn
+    metric: MetricFn
 
 
 class OuterResult(NamedTuple):
@@ -103,12 +111,15 @@ def check_norm(name: str, norm: float | Array | None) -> None:
         raise ValueError(f"{name}={norm} is not allowed; use a positive number, or None")
 
 
-def optax_outer(optimizer: optax.GradientTransformation) -> OuterStep:
-    """One optax update per meta-step, which is skipped if its gradient is not finite.
+def optax_outer(optimizer: optax.GradientTransformation, num_updates: int = 1) -> OuterStep:
+    """Optax updates on the tasks of a meta-step, each skipped if its gradient is not finite.
 
     Args:
       optimizer: a transform over MetaParams, such as `outer_chain` makes.
+      num_updates: of a meta-step, all on the same tasks; several are meant for recorded data, as
+        those of PPO.
     """
+    check_count("num_updates", num_updates)
     learned = getattr(optimizer, "learned", MetaParams._fields)
     # apply_if_finite lets NaN in after max_consecutive_errors; the driver stops long before.
     optimizer = optax.apply_if_finite(optimizer, max_consecutive_errors=np.iinfo(np.int32).max)
@@ -119,7 +130,18 @@ def optax_outer(optimizer: optax.GradientTransformation) -> OuterStep:
         del key
         (_, aux), grads = objective.value_and_grad(meta_params)
         updates, state = optimizer.update(grads, state, meta_params)
-        return OuterResult(optax.apply_updates(meta_params, updates), state, aux, state.last_finite)
+        new = optax.apply_updates(meta_params, updates)
+        if num_updates > 1:
+            new, state = jax.lax.fori_loop(1, num_updates, partial(again, objective), (new, state))
+        return OuterResult(new, state, aux, state.last_finite)
+
+    def again(
+        objective: MetaObjective, _: Array, carry: tuple[MetaParams, Any]
+    ) -> tuple[MetaParams, Any]:
+        meta_params, state = carry
+        grads = objective.value_and_grad(meta_params)[1]
+        updates, state = optimizer.update(grads, state, meta_params)
+        return optax.apply_updates(meta_params, updates), state
 
     return OuterStep(optimizer.init, step, learned)
 

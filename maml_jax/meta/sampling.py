@@ -1,7 +1,7 @@
 """Checks of samplers: what does not come from the key is traced once and then repeated forever."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import jax
@@ -11,7 +11,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from jax.interpreters.partial_eval import dce_jaxpr
 
 from maml_jax.checks import is_array_like
-from maml_jax.types import Array, EpisodeSampler
+from maml_jax.types import Array, EpisodeSampler, PyTree
 
 
 def _constants(closed: ClosedJaxpr | Jaxpr) -> Iterator[Any]:
@@ -35,6 +35,26 @@ def _may_be_equal(a: Any, b: Any) -> bool:
     return a is b or hidden or np.array_equal(a, b, equal_nan=True)
 
 
+def _trace(fn: Callable[..., PyTree], args: tuple[Any, ...]) -> ClosedJaxpr:
+    # The two traces of a jitted function would be one.
+    plain = cast(Any, fn).__wrapped__ if isinstance(fn, jax.stages.Wrapped) else fn
+
+    def arrays(*args: Any) -> list[Any]:
+        return [leaf for leaf in jax.tree.leaves(plain(*args)) if is_array_like(leaf)]
+
+    return jax.make_jaxpr(arrays)(*(jax.ShapeDtypeStruct(of.shape, of.dtype) for of in args))
+
+
+def _same(first: ClosedJaxpr, second: ClosedJaxpr) -> bool:
+    constants, again = list(_constants(first)), list(_constants(second))
+    return len(constants) == len(again) and all(map(_may_be_equal, constants, again))
+
+
+def same_constants(fn: Callable[..., PyTree], *args: Array) -> bool:
+    """Whether two traces of a function have the same constants, as those of a pure one do."""
+    return _same(_trace(fn, args), _trace(fn, args))
+
+
 def check_sampler(sample_episode: EpisodeSampler, key: Array) -> None:
     """Checks that the randomness of a sampler comes from its key, by tracing it twice.
 
@@ -47,20 +67,8 @@ def check_sampler(sample_episode: EpisodeSampler, key: Array) -> None:
     Raises:
       ValueError: the two traces have different constants, such as numbers from numpy.
     """
-    # The two traces of a jitted function would be one.
-    plain: EpisodeSampler = sample_episode
-    if isinstance(sample_episode, jax.stages.Wrapped):
-        plain = cast(Any, sample_episode).__wrapped__
-
-    def trace() -> ClosedJaxpr:
-        def arrays(key: Array) -> list[Any]:
-            return [leaf for leaf in jax.tree.leaves(plain(key)) if is_array_like(leaf)]
-
-        return jax.make_jaxpr(arrays)(jax.ShapeDtypeStruct(key.shape, key.dtype))
-
-    first, second = trace(), trace()
-    constants, again = list(_constants(first)), list(_constants(second))
-    if len(constants) != len(again) or not all(map(_may_be_equal, constants, again)):
+    first, second = _trace(sample_episode, (key,)), _trace(sample_episode, (key,))
+    if not _same(first, second):
         raise ValueError(
             "sample_episode draws numbers that do not come from its key, and tracing would repeat "
             "them forever; draw all of them with jax.random and the key, or let the host draw "

@@ -10,7 +10,9 @@ class OuterSettings:
     """How the meta-parameters are learned."""
 
     optimizer: str = setting(
-        "adam", "optimizer of the initialization", one_of(("adam", "adamw", "sgd"))
+        "adam",
+        "optimizer of the initialization; trpo: natural gradient steps of policies; none: constant",
+        one_of(("adam", "adamw", "sgd", "trpo", "none")),
     )
     learning_rate: float = setting(1e-3, "learning rate of the initialization", positive())
     lengths_learning_rate: float = setting(
@@ -30,6 +32,12 @@ class OuterSettings:
     task_clip_norm: float = setting(
         0.0, "clips the L2 norm of the gradient of each task; 0: no clipping", at_least(0)
     )
+    num_updates: int = setting(
+        1, "updates of a meta-step on its tasks; several for recorded rollouts", at_least(1)
+    )
+    max_kl: float = setting(0.01, "most KL divergence of a step of trpo", positive())
+    cg_steps: int = setting(10, "conjugate-gradient steps of trpo", at_least(1))
+    damping: float = setting(1e-5, "added to the Fisher matrix of trpo", at_least(0))
     objective: str = setting(
         "auto",
         "final: loss after the last inner step; multi_step: weighted over all steps",
@@ -60,8 +68,19 @@ class EvalSettings:
         0, "query examples per class, or points; 0: task.query_shots", at_least(0)
     )
     num_steps: int = setting(10, "inner steps at test", at_least(0))
+    later_step_sizes: float = setting(
+        1.0,
+        "factor of the step sizes after the first inner step at test; published for rl: 0.5",
+        positive(),
+    )
     chunk: int = setting(100, "episodes evaluated at once, which bounds memory", at_least(1))
     validation_every: int = setting(
         0, "meta-steps between validations; 0: no validation", at_least(0)
+    )
+    ensemble: int = setting(
+        1,
+        "parameters, the best in validation, that are also tested together with their predictions "
+        "averaged; 1: none",
+        at_least(1),
     )
     validation_episodes: int = setting(300, "validation episodes", at_least(1))

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import jax
@@ -10,8 +11,8 @@ import optax
 from jax.typing import ArrayLike
 
 from maml_jax import keys
-from maml_jax.checks import check_count, check_meta_params
-from maml_jax.meta.batching import sum_over_tasks
+from maml_jax.checks import check_count, check_meta_params, describe
+from maml_jax.meta.batching import map_tasks, sum_over_tasks
 from maml_jax.meta.objective import Objective, as_metrics
 from maml_jax.meta.outer import (
     MetaObjective,
@@ -104,6 +105,11 @@ class _Batch(NamedTuple):
     task_indices: Array  # [B], global
     episodes: PyTree  # [B, ...] if the host gathers them, else None
     all_reduce: AllReduceFn
+    recorded: bool = False  # whether the episodes hold what the losses have made
+
+
+def _task_keys(batch: _Batch) -> Array:
+    return keys.task_keys(batch.state.key, batch.state.step, batch.task_indices)
 
 
 class _TaskResult(NamedTuple):
@@ -142,6 +148,9 @@ class TrainStep:
         their gradients are accumulated. None vmaps all tasks.
       task_clip_norm: scales the meta-gradient of every task down to this L2 norm before the mean,
         so that a diverged task counts no more than the others.
+      record: first lets the losses make their data under the current meta-parameters, and evaluates
+        the objective on these alone (`Objective.record`), however often `outer` does so. For losses
+        that make their own data, such as rollouts; these are made for all tasks at once.
       learned: fields of MetaParams that `outer` learns. The gradients of the others are 0: they do
         not count in a norm, and they cannot cause a task to be left out as not finite.
 
@@ -160,6 +169,7 @@ class TrainStep:
     prepare: PrepareFn = same_episode
     tasks_per_chunk: int | None = None
     task_clip_norm: float | Array | None = None
+    record: bool = False
     learned: Collection[str] = MetaParams._fields
 
     def __post_init__(self) -> None:
@@ -181,12 +191,13 @@ class TrainStep:
         if episodes is None and self.sample_episode is not None:
             check_sampler(self.sample_episode, state.key)
         self._check_learned(state.meta_params)
-        batch = self._batch_objective(_Batch(state, task_indices, episodes, all_reduce))
+        batch = _Batch(state, task_indices, episodes, all_reduce)
+        objective = self._batch_objective(self._recorded(batch) if self.record else batch)
         outer_key = keys.outer_step_key(state.key, state.step)
         floats, others = split_floats(
             state.meta_params
         )  # counters, masks and keys stay as they are
-        result = self.outer.step(batch, floats, state.outer_state, outer_key)
+        result = self.outer.step(objective, floats, state.outer_state, outer_key)
         metrics, extras = result.aux
         old = (floats, state.outer_state, state.extras)
         finite = _finite_or_unchanged((result.meta_params, extras), (floats, state.extras))
@@ -216,27 +227,51 @@ class TrainStep:
         if isinstance(self.objective, Objective):
             self.objective.check_learned(meta_params, learned)
 
+    def _recorded(self, batch: _Batch) -> _Batch:
+        """The tasks with the data that the losses make under the current meta-parameters."""
+        if not isinstance(self.objective, Objective):
+            raise TypeError(f"record=True with {describe(self.objective)}; give an Objective")
+        record, state = self.objective.record, batch.state
+
+        def of_task(key: Array, raw: PyTree) -> PyTree:
+            episode_key, objective_key = keys.split_task_key(key)
+            episode = self._episode(episode_key, raw)
+            return record(state.meta_params, episode, objective_key, state.step)
+
+        made = map_tasks(of_task, _task_keys(batch), batch.episodes)
+        return batch._replace(episodes=made, recorded=True)
+
+    def _episode(self, key: Array, raw: PyTree) -> PyTree:
+        """The episode `raw` of the host, or one that it draws."""
+        if raw is not None:
+            return self.prepare(raw)
+        if self.sample_episode is None:
+            raise ValueError("neither sample_episode nor episodes are given")
+        return self.sample_episode(key)
+
     def _of_task(
-        self, meta_params: MetaParams, state: TrainState, key: Array, raw: PyTree
-    ) -> tuple[Array, PyTree]:
-        """The objective of one task, on the episode `raw` or on one that it draws."""
+        self, meta_params: MetaParams, batch: _Batch, key: Array, raw: PyTree
+    ) -> tuple[Array, tuple[Metrics, PyTree]]:
+        """The objective of one task."""
+        state = batch.state
         others = split_floats(state.meta_params)[1]
         meta_params = merge_params(_hold_constant(meta_params, self.learned), others)
         episode_key, objective_key = keys.split_task_key(key)
-        if raw is not None:
-            episode = self.prepare(raw)
-        elif self.sample_episode is not None:
-            episode = self.sample_episode(episode_key)
-        else:
-            raise ValueError("neither sample_episode nor episodes are given")
+        episode = raw if batch.recorded else self._episode(episode_key, raw)
         loss, (metrics, extras) = self.objective(
             meta_params, episode, objective_key, state.step, state.extras
         )
         return loss, (as_metrics(metrics, ("loss", *COUNTS)), extras)
 
-    def _batch_objective(self, batch: _Batch) -> MetaObjective:
-        """The mean over the tasks that are finite."""
-        task_keys = keys.task_keys(batch.state.key, batch.state.step, batch.task_indices)
+    def _batch_objective(self, batch: _Batch, metric: str | None = None) -> MetaObjective:
+        """The mean of the loss, or of a metric in its place, over the tasks that are finite."""
+        task_keys = _task_keys(batch)
+
+        def loss_of_task(
+            meta_params: MetaParams, key: Array, raw: PyTree
+        ) -> tuple[Array, tuple[Metrics, PyTree]]:
+            loss, (metrics, extras) = self._of_task(meta_params, batch, key, raw)
+            return loss if metric is None else metrics[metric], (metrics, extras)
 
         def mean_over_finite(of_task: Callable[[Array, PyTree], _TaskResult]) -> _TaskResult:
             def guarded(key: Array, raw: PyTree) -> tuple[_TaskResult, PyTree, Array]:
@@ -263,24 +298,24 @@ class TrainStep:
 
         def value(meta_params: MetaParams) -> tuple[Array, PyTree]:
             def of_task(key: Array, raw: PyTree) -> _TaskResult:
-                loss, (metrics, extras) = self._of_task(meta_params, batch.state, key, raw)
+                loss, (metrics, extras) = loss_of_task(meta_params, key, raw)
                 return _TaskResult(loss, extras, (), metrics)
 
             mean = mean_over_finite(of_task)
             return mean.loss, (mean.metrics, mean.extras)
 
         def value_and_grad(meta_params: MetaParams) -> tuple[tuple[Array, PyTree], MetaParams]:
-            gradient = jax.value_and_grad(self._of_task, has_aux=True)
+            gradient = jax.value_and_grad(loss_of_task, has_aux=True)
 
             def of_task(key: Array, raw: PyTree) -> _TaskResult:
-                (loss, (metrics, extras)), grads = gradient(meta_params, batch.state, key, raw)
+                (loss, (metrics, extras)), grads = gradient(meta_params, key, raw)
                 return _TaskResult(loss, extras, _clip(grads, self.task_clip_norm), metrics)
 
             mean = mean_over_finite(of_task)
             grads = optax.tree.cast_like(mean.grads, meta_params)
             return (mean.loss, (mean.metrics, mean.extras)), grads
 
-        return MetaObjective(value, value_and_grad)
+        return MetaObjective(value, value_and_grad, partial(self._batch_objective, batch))
 
 
 def with_constant_lengths(train_step: TrainStep) -> TrainStep:

@@ -53,14 +53,20 @@ def classification_loss(model: Network) -> LossFn:
 
     def loss_fn(params: Params, examples: Examples, key: Array) -> tuple[Array, Metrics]:
         del key
-        logits, targets = logits_fn(params, examples), examples.targets
-        _check_targets(targets, logits.shape[-1])
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-        correct = jnp.argmax(logits, axis=-1) == targets
-        mean = _mean_of(examples)
-        return mean(losses), {"accuracy": mean(correct.astype(losses.dtype))}
+        logits = logits_fn(params, examples)
+        return classification_score(logits, examples.targets, _mean_of(examples))
 
     return loss_fn
+
+
+def classification_score(
+    logits: Array, targets: Array, mean: Callable[[Array], Array] = jnp.mean
+) -> tuple[Array, Metrics]:
+    """Softmax cross-entropy and accuracy of logits [S, N] for class indices [S], as `mean` says."""
+    _check_targets(targets, logits.shape[-1])
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    correct = jnp.argmax(logits, axis=-1) == targets
+    return mean(losses), {"accuracy": mean(correct.astype(losses.dtype))}
 
 
 def _mean_of(examples: Examples | WeightedExamples) -> Callable[[Array], Array]:

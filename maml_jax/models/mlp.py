@@ -11,6 +11,7 @@ from maml_jax.types import Array
 INITIALIZERS = {
     "he": nn.initializers.he_normal(),
     "truncated_normal_0.01": nn.initializers.truncated_normal(0.01, lower=-2.0, upper=2.0),
+    "xavier": nn.initializers.xavier_uniform(),
 }
 
 

@@ -1,6 +1,6 @@
 """From a config to functions: the state, the train loop and the evaluation of one run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -15,12 +15,14 @@ from maml_jax.meta.outer import OuterStep
 from maml_jax.meta.train_step import init_state
 from maml_jax.parallel import cores_that_divide, use_cpu_devices
 from maml_jax.run.config import completed, resolve
+from maml_jax.run.ensemble import EvaluateEnsembleFn, make_ensemble_evaluation
 from maml_jax.run.evaluation import (
     EvaluateFn,
     Evaluation,
     Programs,
     first_step_size,
     make_evaluate,
+    with_later_step_sizes,
 )
 from maml_jax.run.learned import LearnedSummary
 from maml_jax.run.problems import TASKS, Inputs, Problem
@@ -46,6 +48,7 @@ class Experiment(NamedTuple):
     init: InitFn
     train: TrainLoop
     evaluate: EvaluateFn
+    evaluate_ensemble: EvaluateEnsembleFn
     learned: LearnedSummary
     at_test: "Callable[[MetaParams], tuple[Experiment, MetaParams]]"  # with outputs for eval.ways
     programs: Programs  # of evaluations
@@ -136,15 +139,17 @@ def _assemble(
         gates = Gates(settings.gate, settings.granularity, num_steps=spec.inner.num_steps)
     learned = LearnedSummary(spec, problem, adapts, gates)
     inner_loop = make_inner_loop(spec, problem, learned)
+    at_test = with_later_step_sizes(inner_loop, spec.eval.later_step_sizes)
     train_step = make_train_step(spec, problem, learned, training=training)
     experiment = Experiment(
         config,
         spec,
         problem,
-        inner_loop,
+        at_test,
         _make_init(spec, problem, learned, train_step.outer),
         make_run_loop(spec, train_step, problem, learned, training=training),
-        make_evaluate(spec, problem, inner_loop(spec.eval.num_steps), gates, programs),
+        make_evaluate(spec, problem, at_test(spec.eval.num_steps), gates, programs),
+        make_ensemble_evaluation(spec, problem, at_test(spec.eval.num_steps)),
         learned,
         lambda meta_params: (experiment, meta_params),
         programs,
@@ -164,9 +169,12 @@ def _with_test_ways(trained: Experiment) -> Experiment:
     def evaluate(meta_params: MetaParams, stream: str = "test", **how: Any) -> Evaluation:
         return test.evaluate(at_test(meta_params)[1], stream, **how)
 
+    def together(members: Sequence[MetaParams]) -> Evaluation:
+        return test.evaluate_ensemble([at_test(of)[1] for of in members])
+
     template = jax.eval_shape(trained.init).meta_params  # tells at once what does not fit
     jax.eval_shape(lambda meta_params: at_test(meta_params)[1], template)
-    return trained._replace(evaluate=evaluate, at_test=at_test)
+    return trained._replace(evaluate=evaluate, evaluate_ensemble=together, at_test=at_test)
 
 
 def optimizer_flops(config: ConfigDict) -> float:

@@ -5,11 +5,9 @@ One of another config or program, or one that cannot be read at the moment, ends
 """
 
 import json
-import logging
 import pathlib
-import sys
 import zlib
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
@@ -19,8 +17,9 @@ import orbax.checkpoint as ocp
 from maml_jax.errors import UsageError
 from maml_jax.parallel.hosts import is_writer, shared
 from maml_jax.run.config import resume_conflicts
-from maml_jax.run.files import DamagedError, Record, loads, read, reason_of, unwritable, writing
+from maml_jax.run.files import DamagedError, Record, loads, read, unwritable, writing
 from maml_jax.run.messages import note
+from maml_jax.run.orbax import own_files, quiet_orbax, restore_with_orbax
 from maml_jax.types import PyTree, TrainState
 
 _METADATA = "_CHECKPOINT_METADATA"  # Orbax's own file, which also holds what is given to it
@@ -140,67 +139,12 @@ def _check_fits(checkpoint: pathlib.Path, saved: Leaves, expected: Leaves) -> No
         )
 
 
-def _own_files() -> ocp.options.MultiprocessingOptions:
-    """Orbax in one of several processes, without waiting for the others."""
-    process = jax.process_index()
-    return ocp.options.MultiprocessingOptions(
-        primary_host=process,
-        active_processes={process},
-        barrier_sync_key_prefix=f"process_{process}",
-    )
-
-
-def _restore(checkpoint: pathlib.Path, host: TrainState) -> PyTree:
-    """Reads the state with Orbax, twice where it fails: a passing fault is no damage."""
-    _quiet_orbax()
-    for attempt in (1, 2):
-        try:
-            with ocp.StandardCheckpointer(multiprocessing_options=_own_files()) as checkpointer:
-                return checkpointer.restore(checkpoint.absolute() / "default", host)
-        except Exception as error:  # Orbax raises many kinds for damaged files
-            if attempt == 2:
-                _check_readable(checkpoint)
-                raise DamagedError(reason_of(error)) from error
-    raise AssertionError
-
-
-@cache
-def _quiet_orbax() -> None:
-    """Drops the pages that are printed about an error that Orbax raises as well."""
-
-    def keep(record: logging.LogRecord) -> bool:
-        return "orbax" not in record.pathname and "never retrieved" not in record.getMessage()
-
-    def hook(unraisable: Any) -> None:
-        if "Event loop is closed" not in str(unraisable.exc_value):
-            before(unraisable)
-
-    # Where one leaf fails, the others are still under way when their event loop ends.
-    before, sys.unraisablehook = sys.unraisablehook, hook
-    for name in ("absl", "asyncio"):
-        logging.getLogger(name).addFilter(keep)
-
-
-def _check_readable(checkpoint: pathlib.Path) -> None:
-    try:
-        for path in checkpoint.rglob("*"):
-            if path.is_file():
-                path.read_bytes()
-    except FileNotFoundError:  # a run has replaced the checkpoint meanwhile
-        return
-    except OSError as error:
-        raise UsageError(
-            f"checkpoint {checkpoint} cannot be read at the moment ({error.strerror}); nothing was "
-            "changed. Call the same command again when it can"
-        ) from error
-
-
 def _read(checkpoint: pathlib.Path, template: TrainState, config: Record) -> Restored:
     host, about = _to_host(template), _read_about(checkpoint)
     if about:
         _check_config(checkpoint, about, config)
         _check_fits(checkpoint, about["leaves"], _leaves(host))
-    tree = _restore(checkpoint, host)
+    tree = restore_with_orbax(checkpoint, host)
     leaves = _leaves(tree)
     if not about:
         _check_fits(checkpoint, leaves, _leaves(host))
@@ -254,25 +198,46 @@ def _newest(directory: pathlib.Path, template: TrainState, config: Record) -> Re
     return None
 
 
+def every(directory: pathlib.Path, template: TrainState, config: Record) -> list[Restored]:
+    """Reads all checkpoints that are not damaged, the oldest first; arguments as of `newest`.
+
+    Raises:
+      UsageError: one is of another config or program, or cannot be read at the moment.
+    """
+
+    def of_writer() -> list[Restored]:
+        found = []
+        for step in _steps(directory):
+            try:
+                restored = _read(directory / str(step), template, config)
+            except DamagedError as error:
+                note(f"checkpoint {directory / str(step)} is damaged ({error}); leaving it out")
+            else:
+                found.append(restored._replace(state=_to_host(restored.state)))
+        return found
+
+    return [of._replace(state=_from_host(of.state, template.key)) for of in shared(of_writer)]
+
+
 class Checkpoints:
     """Writes the checkpoints of one run, into DIRECTORY/STEP."""
 
-    def __init__(self, directory: str | pathlib.Path, config: Record, keep: int) -> None:
-        """Keeps the newest `keep`; `config` is saved beside every state."""
+    def __init__(self, directory: str | pathlib.Path, config: Record, keep: int | None) -> None:
+        """Keeps the newest `keep`, or all; `config` is saved beside every state."""
         self._directory = pathlib.Path(directory)
         self._config = config
         self._keep = keep
 
     @cached_property
     def _manager(self) -> ocp.CheckpointManager:
-        _quiet_orbax()
+        quiet_orbax()
         self._directory.mkdir(parents=True, exist_ok=True)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=self._keep,
             create=False,
             cleanup_tmp_directories=True,  # of killed writers
             lightweight_initialize=True,  # else damaged metadata would end the call
-            multiprocessing_options=_own_files(),
+            multiprocessing_options=own_files(),
         )
         return ocp.CheckpointManager(self._directory.absolute(), options=options)
 
@@ -318,6 +283,20 @@ class Checkpoints:
                 step, args=ocp.args.StandardSave(host), custom_metadata={"run": about}
             )
         except Exception as error:  # Orbax raises many kinds for what the system refuses
+            raise unwritable(self._directory, error) from error
+
+    def delete(self, step: int) -> None:
+        """Removes a checkpoint.
+
+        Raises:
+          UsageError: it cannot be removed.
+        """
+        if not is_writer():
+            return
+        self.wait()
+        try:
+            self._manager.delete(step)
+        except Exception as error:
             raise unwritable(self._directory, error) from error
 
     def wait(self) -> None:

@@ -26,7 +26,7 @@ from maml_jax.run.figures.style import (
     single,
 )
 from maml_jax.run.files import Record
-from maml_jax.run.formats import diverged, interval, text_table
+from maml_jax.run.formats import diverged, interval, measure_of, text_table
 from maml_jax.run.messages import note
 from maml_jax.run.workdir import read_config, read_evaluation
 
@@ -111,11 +111,10 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     Raises:
       UsageError: some runs measure accuracy and others do not.
     """
-    if len({"accuracy" in run.record for run in runs}) > 1:
-        of = {"accuracy" in run.record: run.workdir for run in runs}
-        raise UsageError(
-            f"{of[True]} measures accuracy, but {of[False]} does not; compare one kind"
-        )
+    of = {measure_of(run.record): run.workdir for run in runs}
+    if len(of) > 1:
+        (one, first), (other, second), *_ = of.items()
+        raise UsageError(f"{first} measures {one}, but {second} {other}; compare one kind")
     keys = [
         key
         for key in dict.fromkeys(key for run in runs for key in run.config)
@@ -160,14 +159,15 @@ def _measured(name: str, step: int, part: str = "") -> Callable[[Record], tuple[
 def columns_of(runs: Sequence[Run]) -> list[Column]:
     """What the table shows: the measure before and after adaptation, and what was learned."""
     records = [run.record for run in runs]
-    percent = "accuracy" in records[0]
-    measure, unit = ("accuracy", ", %") if percent else ("loss", "")
+    measure = measure_of(records[0])
+    percent = measure == "accuracy"
+    unit = ", %" if percent else ""
     columns = [
         Column(f"{measure} before{unit}", _measured(measure, 0), percent),
         Column(f"{measure} after{unit}", _measured(measure, -1), percent),
     ]
     if not percent:
-        columns.append(Column("median after", _measured("loss_median", -1)))
+        columns.append(Column("median after", _measured(f"{measure}_median", -1)))
     if all("selected" in record for record in records):
         selected = _measured(measure, -1, "selected")
         columns.append(Column(f"selected by validation{unit}", selected, percent))
@@ -266,14 +266,14 @@ def draw(of: Comparison) -> Figure:
 
 def _label(of: Comparison) -> tuple[str, float]:
     """The axis label of the measure, and its unit."""
-    if of.columns[0].percent:
-        return "accuracy on query images, %", 100.0
-    return "query loss", 1.0
+    labels = {"accuracy": "accuracy on query images, %", "return": "mean return"}
+    measure = measure_of(of.groups[0].runs[0].record)
+    return labels.get(measure, "query loss"), 100.0 if measure == "accuracy" else 1.0
 
 
 def _curves(of: Comparison) -> Figure:
     label, unit = _label(of)
-    measure = "accuracy" if unit > 1 else "loss"
+    measure = measure_of(of.groups[0].runs[0].record)
     figure, axes = single(f"Test ({of.caption})")
     curves = []
     for group in of.groups:

@@ -83,7 +83,8 @@ def default_config() -> ConfigDict:
     return ConfigDict(values)
 
 
-def _rule(key: str, field: dataclasses.Field[Any]) -> Rule | None:
+def rule_of(key: str, field: dataclasses.Field[Any]) -> Rule | None:
+    """What a key allows; None: anything of its type."""
     if key == "task.name":  # its settings class does not know the table of tasks
         return one_of(TASKS)
     rule: Rule | None = field.metadata["rule"]
@@ -94,7 +95,7 @@ def describe_keys() -> str:
     """All keys, one a line: KEY=DEFAULT, help, and what is allowed."""
     lines = []
     for key, field in _fields().items():
-        rule = _rule(key, field)
+        rule = rule_of(key, field)
         allowed = f" ({rule.allowed()})" if rule else ""
         lines.append(f"--config.{key}={field.default!r}: {field.metadata['help']}{allowed}")
     return "\n".join(lines)
@@ -144,7 +145,7 @@ def resolve(config: ConfigDict) -> RunSpec:
         for key, field in fields.items():
             if key not in values:
                 raise ValueError(f"the config lacks the key {key!r}; start from default_config()")
-            check_value(key, values[key], field.default, _rule(key, field))
+            check_value(key, values[key], field.default, rule_of(key, field))
         spec = _with_automatic(_from_values(values))
         # A card sets keys of its network, which another network may replace: see `check_given`.
         check_unused(spec, (key for key in _changed(values) if not key.startswith("model.")))

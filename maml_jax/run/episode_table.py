@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from maml_jax.errors import UsageError
-from maml_jax.meta.evaluate import PerEpisode, diverged
+from maml_jax.meta.evaluate import DIVERGED, PerEpisode, diverged
 from maml_jax.run import files
 from maml_jax.run.files import Record
 
@@ -23,17 +23,20 @@ class EpisodeTable:
             raise UsageError(f"--output={path} is neither a .csv nor a .json file; use one of them")
         self._path = path
 
-    def write(self, record: Record, episodes: Mapping[str, PerEpisode]) -> None:
+    def write(
+        self, record: Record, episodes: Mapping[str, PerEpisode], factor: float = DIVERGED
+    ) -> None:
         """Writes the file whole.
 
         Args:
           record: the evaluation, which goes into a JSON file.
           episodes: parameters (last, selected) -> {"loss" and metrics: [episodes, K+1]}.
+          factor: see `maml_jax.meta.evaluate.diverged`.
 
         Raises:
           UsageError: the file cannot be written.
         """
-        rows = [row for name, of in episodes.items() for row in _rows(name, of)]
+        rows = [row for name, of in episodes.items() for row in _rows(name, of, factor)]
         if self._path.suffix == ".json":
             text = files.dumps({"evaluation": record, "episodes": rows}) + "\n"
         else:
@@ -41,9 +44,10 @@ class EpisodeTable:
         files.write(self._path, text)
 
 
-def _rows(parameters: str, per_episode: PerEpisode) -> Iterator[dict[str, Any]]:
+def _rows(parameters: str, per_episode: PerEpisode, factor: float) -> Iterator[dict[str, Any]]:
     values = {name: np.asarray(of).tolist() for name, of in per_episode.items()}
-    for episode, is_diverged in enumerate(diverged(np.asarray(per_episode["loss"], np.float64))):
+    losses = np.asarray(per_episode["loss"], np.float64)
+    for episode, is_diverged in enumerate(diverged(losses, factor)):
         row = {"parameters": parameters, "episode": episode, "diverged": bool(is_diverged)}
         yield row | {name: of[episode] for name, of in values.items()}
 

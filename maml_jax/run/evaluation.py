@@ -1,8 +1,11 @@
 """Evaluation of a run on its validation and test episodes."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from maml_jax.inner.adapt import InnerLoop
@@ -15,7 +18,7 @@ from maml_jax.parallel import EpisodeEvaluationFn, make_episode_evaluation
 from maml_jax.run.messages import evaluating
 from maml_jax.run.problems import Problem
 from maml_jax.run.spec import RunSpec
-from maml_jax.types import Adaptation, AdaptFn, Array, MetaParams, Monitor
+from maml_jax.types import Adaptation, AdaptFn, Array, MetaParams, Monitor, Params, PyTree
 
 STEP_SIZE_GRID = (0.03, 0.1, 0.3, 1.0, 3.0)  # times α: where a baseline's step size is tuned
 
@@ -61,6 +64,24 @@ def with_soft_gates(inner_loop: InnerLoop, gates: Gates, temperature: float) -> 
     return adapt
 
 
+def with_later_step_sizes(
+    make: Callable[[int], InnerLoop], factor: float
+) -> Callable[[int], InnerLoop]:
+    """Number of steps -> inner loop, whose step sizes change by a factor after the first step."""
+
+    def inner_loop(num_steps: int) -> InnerLoop:
+        loop = make(num_steps)
+
+        def step_sizes(values: PyTree, params: Params, k: Array) -> PyTree:
+            scale = jnp.where(k > 0, factor, 1.0)
+            alphas = loop.step_sizes(values, params, k)
+            return jax.tree.map(lambda alpha: (alpha * scale).astype(alpha.dtype), alphas)
+
+        return dataclasses.replace(loop, step_sizes=step_sizes)
+
+    return make if factor == 1 else inner_loop
+
+
 # Compiled evaluations by what they depend on: runs that differ in their seeds alone share them.
 Programs = dict[tuple[Any, ...], EpisodeEvaluationFn]
 
@@ -84,7 +105,12 @@ def make_evaluate(
       programs: what it compiles, and what runs of the same program have compiled.
     """
     last = spec.lengths.final_temperature
-    numbers = (spec.task.ways, spec.inner.clip_norm, inner_loop.proximal)
+    numbers = (
+        spec.task.ways,
+        spec.inner.clip_norm,
+        inner_loop.proximal,
+        spec.eval.later_step_sizes,
+    )
 
     def on(stream: str, soft: bool, schedule: Schedule | None) -> EpisodeEvaluationFn:
         of = (*numbers, stream, schedule, last if soft and gates is not None else None)
@@ -99,7 +125,7 @@ def make_evaluate(
             adapt = with_soft_gates(inner_loop, gates, last)
         return make_episode_evaluation(
             adapt,
-            problem.loss,
+            problem.query_loss or problem.loss,
             problem.sampler(spec.eval.shots, spec.eval.query_shots, stream),
             num_episodes=episodes[stream],
             chunk=spec.eval.chunk,
@@ -119,7 +145,7 @@ def make_evaluate(
         tried = {}
         for step_size in (first_step_size(spec) * factor for factor in STEP_SIZE_GRID):
             values = at(meta_params._replace(step_sizes=step_size), "validation")
-            estimates, counts = summarise(values)
+            estimates, counts = summarise(values, problem.diverged)
             loss = estimates["loss"].finite_mean[-1]
             tried[step_size] = np.inf if counts.not_finite else loss
         return meta_params._replace(step_sizes=min(tried, key=lambda size: tried[size]))
@@ -136,6 +162,6 @@ def make_evaluate(
         sizes = meta_params.step_sizes
         step_size = None if isinstance(sizes, dict) else float(sizes)
         per_episode = at(meta_params, stream, soft, schedule)
-        return Evaluation(*summarise(per_episode), step_size, per_episode)
+        return Evaluation(*summarise(per_episode, problem.diverged), step_size, per_episode)
 
     return evaluate

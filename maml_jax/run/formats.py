@@ -67,6 +67,11 @@ def diverged(record: Record) -> int:
     return int(record[key])
 
 
+def measure_of(record: Record) -> str:
+    """What results show of an evaluation."""
+    return next(name for name in ("accuracy", "return", "loss") if name in record)
+
+
 def text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Right-aligned columns, for the terminal."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
@@ -82,8 +87,8 @@ def adaptation_table(record: Record) -> str:
     Args:
       record: an evaluation; what was selected by validation is in columns of its own.
     """
-    percent = "accuracy" in record
-    measure = "accuracy" if percent else "loss"
+    measure = measure_of(record)
+    percent = measure == "accuracy"
     of_last, selected = record, record.get("selected")
     head = ["steps", f"{measure}{', %' if percent else ''} (mean ± 95% CI)", "median"]
     if selected is not None:
@@ -100,7 +105,7 @@ def adaptation_table(record: Record) -> str:
     if count := diverged(record):
         table += (
             f"\n{count:,} of {record['num_episodes']:,} test episodes diverged: their loss is not "
-            "finite, or above 10 times\nthat before adaptation. They count in the medians, but not "
-            "in the means."
+            "finite, or above 10 times\nthat before adaptation. They count in medians and "
+            "accuracies, but not in mean losses."
         )
     return table

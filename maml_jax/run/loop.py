@@ -28,7 +28,7 @@ from maml_jax.run.messages import note
 from maml_jax.run.metrics import read_metrics
 from maml_jax.run.pruning import schedule_maker
 from maml_jax.run.spec import RunSpec
-from maml_jax.run.tracking import RunInTraining
+from maml_jax.run.tracking import RunInTraining, or_rewards
 from maml_jax.run.warm_start import start_from
 from maml_jax.run.workdir import (
     CHECKPOINTS,
@@ -179,16 +179,17 @@ def train_together(runs: Sequence[RunInTraining], states: States) -> None:
                 number = received[0] if received else signal.SIGTERM
                 raise Interrupted(f"at meta-step {stop}", 128 + number)
     for index, run in enumerate(runs):
-        run.failure = run.failure or _unmoved(states.of(index))
+        run.failure = run.failure or _unmoved(states.of(index), run.spec)
 
 
-def _unmoved(state: TrainState) -> DivergedError | None:
+def _unmoved(state: TrainState, spec: RunSpec) -> DivergedError | None:
     skipped = int(state.skipped)
     if not skipped or skipped < int(state.step):
         return None
     return DivergedError(
         f"none of the {skipped} updates was finite: the parameters are the initial ones. "
-        "Lower inner.step_size or outer.learning_rate, and use another --workdir"
+        f"Lower inner.step_size or outer.learning_rate{or_rewards(spec)}, and use another "
+        "--workdir"
     )
 
 
@@ -219,7 +220,7 @@ def evaluate_run(
     if experiment.learned.gates is not None:
         record["schedule"] = schedule
     if table is not None:
-        table.write(record, evaluated.episodes)
+        table.write(record, evaluated.episodes, experiment.problem.diverged)
     return record
 
 

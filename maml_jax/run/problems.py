@@ -2,113 +2,38 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any
 
 import grain
 import jax.numpy as jnp
 
 from maml_jax.errors import UsageError
-from maml_jax.meta.train_step import same_episode
-from maml_jax.models.functional import Network, initial_params, outputs_of
-from maml_jax.models.losses import classification_logits, classification_loss, with_reference
+from maml_jax.models.functional import outputs_of
+from maml_jax.models.losses import (
+    classification_logits,
+    classification_loss,
+    classification_score,
+    with_reference,
+)
 from maml_jax.models.normalization import at_step, norm_shifts_do_not_adapt, with_steps
-from maml_jax.models.registry import MODELS
-from maml_jax.params import everything, same_at_every_step
 from maml_jax.registry import Registry
+from maml_jax.rl.settings import RLSettings
 from maml_jax.run.messages import note
+from maml_jax.run.problem import Inputs, Problem, Task, build_model, first_params
+from maml_jax.run.reinforcement import reinforcement_learning
 from maml_jax.settings import check_settings_class
 from maml_jax.tasks import sinusoid
 from maml_jax.tasks.episodes import Pool, check_pool, make_sampler, normalise
 from maml_jax.tasks.host import host_episodes
 from maml_jax.tasks.images.pools import load_pools
-from maml_jax.types import (
-    Array,
-    AtStepFn,
-    Episode,
-    EpisodeSampler,
-    Examples,
-    HostEpisodes,
-    LossFn,
-    Metrics,
-    Params,
-    PathPredicate,
-)
+from maml_jax.types import Array, Episode, EpisodeSampler, Examples, Metrics, Params
 
 if TYPE_CHECKING:
     from maml_jax.run.spec import RunSpec
 
+__all__ = ["TASKS", "Inputs", "Problem", "Task", "build_model", "register_task"]
+
 _note_once = cache(note)
-
-
-class MakeSampler(Protocol):
-    """Makes the sampler of a stream, with so many support and query examples (of a class)."""
-
-    def __call__(self, shots: int, query_shots: int, stream: str, /) -> EpisodeSampler: ...
-
-
-class InitParams(Protocol):
-    """(key, number of inner steps K) -> initial parameters θ."""
-
-    def __call__(self, key: Array, num_steps: int, /) -> Params: ...
-
-
-class PredictFn(Protocol):
-    """(params, examples) -> predictions [S, y]."""
-
-    def __call__(self, params: Params, examples: Examples, /) -> Array: ...
-
-
-class Inputs(NamedTuple):
-    """What a network takes: with it, a trained network can be used without the data of its run."""
-
-    shape: tuple[int, ...]  # [*x], of one example
-    dtype: str  # of what the network's `prepare` takes
-    invert: bool = False  # whether pixels of image files become 255 - pixel
-
-    @classmethod
-    def of(cls, record: Mapping[str, Any]) -> "Inputs":
-        """Reads what JSON has made of it."""
-        return cls(tuple(record["shape"]), record["dtype"], record["invert"])
-
-
-class Problem(NamedTuple):
-    """A family of tasks and a network for it."""
-
-    sampler: MakeSampler
-    init_params: InitParams
-    loss: LossFn  # with a dict of metrics as aux
-    predict: PredictFn
-    adapts: PathPredicate = everything
-    at_step: AtStepFn = same_at_every_step
-    host_episodes: HostEpisodes | None = None  # raw meta-batches by meta-step
-    prepare: Callable[[Any], Any] = same_episode  # raw -> Episode, on the device
-    inputs: Inputs | None = None  # of the network; None takes the form of the sampler's
-    ways: int = 0  # classes that are the outputs of `predict`; 0 if these are values
-    weighted: bool = False  # whether the loss of WeightedExamples is that of those that count
-
-
-class Task(NamedTuple):
-    """An entry of `TASKS`."""
-
-    build: "Callable[[RunSpec], Problem]"
-    settings: type | None = None  # a settings class of its own, the config's section NAME
-    figures: Mapping[str, Callable[[Any], Any]] = {}  # of the report: name -> (runs -> Figure)
-    unused: tuple[str, ...] = ()  # keys and sections of a config that have no effect on it
-    without_data: "Callable[[RunSpec, Inputs], Problem] | None" = None  # None: `build` has no data
-
-
-def build_model(spec: "RunSpec", outputs: int) -> Network:
-    """The network that a run's settings describe."""
-    name = spec.model.name
-    return MODELS.find(name).build(spec.own_settings(name, spec.model), outputs)
-
-
-def _first_params(spec: "RunSpec", model: Network, key: Array, shape: tuple[int, ...]) -> Params:
-    """The parameters of the run's network for inputs [*shape]."""
-    try:
-        return initial_params(model, key, jnp.zeros((1, *shape)))
-    except ValueError as error:
-        raise UsageError(f"model.name={spec.model.name!r}: {error}") from error
 
 
 def _sinusoid_regression(spec: "RunSpec") -> Problem:
@@ -119,17 +44,21 @@ def _sinusoid_regression(spec: "RunSpec") -> Problem:
     def predict(params: Params, data: Examples) -> Array:
         return outputs_of(model, params, data.inputs)
 
+    def score(predictions: Array, targets: Array) -> tuple[Array, Metrics]:
+        return jnp.mean((predictions - targets) ** 2), {}
+
     def loss(params: Params, data: Examples, key: Array) -> tuple[Array, Metrics]:
         del key
-        return jnp.mean((predict(params, data) - data.targets) ** 2), {}
+        return score(predict(params, data), data.targets)
 
     return Problem(
         sampler=lambda shots, query_shots, stream: partial(
             sinusoid.sample_episode, num_support=shots, num_query=query_shots, oracle=oracle
         ),
-        init_params=lambda key, num_steps: _first_params(spec, model, key, (inputs,)),
+        init_params=lambda key, num_steps: first_params(spec, model, key, (inputs,)),
         loss=loss,
         predict=predict,
+        score=score,
         inputs=Inputs((inputs,), "float32"),
     )
 
@@ -188,13 +117,14 @@ def _image_classifier(spec: "RunSpec", inputs: Inputs) -> Problem:
         raise UsageError("a model that was loaded without its data draws no episodes")
 
     def init_params(key: Array, num_steps: int) -> Params:
-        return with_steps(_first_params(spec, model, key, inputs.shape), num_steps)
+        return with_steps(first_params(spec, model, key, inputs.shape), num_steps)
 
     return Problem(
         sampler=sampler,
         init_params=init_params,
         loss=classification_loss(model),
         predict=classification_logits(model),
+        score=classification_score,
         adapts=norm_shifts_do_not_adapt,
         at_step=at_step,
         prepare=prepare,
@@ -253,6 +183,7 @@ TASKS = Registry(
         "images": Task(
             _image_classification, unused=("task.oracle",), without_data=_image_classifier
         ),
+        "rl": Task(reinforcement_learning, RLSettings, unused=("data", "task.ways", "eval.ways")),
     },
 )
 

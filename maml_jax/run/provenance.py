@@ -10,9 +10,12 @@ from typing import Any
 
 import jax
 
+import maml_jax
+
 KEYS = ("command", "commit", "hardware", "versions")  # of what `describe` returns
 COMMIT_VARIABLE = "MAML_JAX_COMMIT"  # names the commit where the code is a copy without git
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
+VARIABLES = ("JAX_PLATFORMS", "XLA_FLAGS", "JAX_DEFAULT_MATMUL_PRECISION")
 
 
 def _processor() -> str:
@@ -63,3 +66,19 @@ def of_process() -> dict[str, Any]:
 def describe() -> dict[str, Any]:
     """Command, commit, devices and versions of this process."""
     return {"command": command(), "commit": _commit(), **of_process()}
+
+
+def report() -> str:
+    """What a report of an issue needs: versions, commit, system and devices."""
+    process = of_process()
+    libraries = ", ".join(f"{name} {of}" for name, of in process["versions"].items())
+    variables = [f"{name}={os.environ[name]}" for name in VARIABLES if name in os.environ]
+    return "\n".join(
+        [
+            f"maml_jax {maml_jax.__version__}, commit {_commit()}",
+            libraries,
+            platform.platform(),
+            process["hardware"],
+            *variables,
+        ]
+    )

@@ -109,7 +109,7 @@ def prune(experiment: Experiment, meta_params: MetaParams, tolerance: float) -> 
 
     evaluate = make_episode_evaluation(
         dataclasses.replace(experiment.inner_loop(spec.eval.num_steps), gates=gates),
-        experiment.problem.loss,
+        experiment.problem.query_loss or experiment.problem.loss,
         experiment.problem.sampler(spec.eval.shots, spec.eval.query_shots, "validation"),
         num_episodes=spec.eval.validation_episodes,
         chunk=spec.eval.chunk,
@@ -129,7 +129,7 @@ def prune(experiment: Experiment, meta_params: MetaParams, tolerance: float) -> 
     if "accuracy" in first:
         name, factor = "accuracy", 100.0
     else:
-        name, factor = "loss", -100.0 / float(np.mean(first["loss"]))
+        name, factor = "loss", -100.0 / abs(float(np.mean(first["loss"])))
     return prune_schedule(
         lambda steps: factor * np.asarray(values_of(Schedule(dict(steps)))[name]),
         lambda steps: learned.compute({path: np.asarray(of) for path, of in steps.items()}),

@@ -59,7 +59,7 @@ def _check(record: dict[Any, Any], keys: Iterable[Any], kind: Any) -> None:
 def _check_evaluation(record: Record) -> None:
     """Raises a KeyError, TypeError or AttributeError if a field is missing or of a wrong type."""
     _check(record, ["command"], str)
-    measures = [name for name in ("loss", "accuracy") if name in record] or ["loss"]
+    measures = [name for name in ("loss", "accuracy", "return") if name in record] or ["loss"]
     for part in (record, record.get("selected", {}), record.get("soft", {})):
         whole = {**record, **part}
         _check(whole, _COUNTS, int)

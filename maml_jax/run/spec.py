@@ -19,6 +19,7 @@ from maml_jax.tasks.settings import DataSettings, TaskSettings
 BASELINES: dict[str, dict[str, Any]] = {
     "pretrained": {"algorithm": "pretrained"},
     "oracle": {"algorithm": "pretrained", "task.oracle": True},
+    "random": {"algorithm": "pretrained", "num_meta_steps": 1, "outer.optimizer": "none"},
 }
 
 
@@ -113,16 +114,22 @@ def _require(holds: bool, message: str) -> None:
 def check_spec(spec: RunSpec) -> None:
     """Checks what one value alone does not tell; the rules of library objects are theirs."""
     task, model, outer = spec.task, spec.model, spec.outer
-    fitting = [name for name, of in MODELS.items() if not of.images_only or task.name != "sinusoid"]
+    images = task.name not in ("sinusoid", "rl")
+    fitting = [name for name, of in MODELS.items() if not of.images_only or images]
     _require(
         model.name in fitting,
         f"model.name={model.name!r} does not fit task.name={task.name!r}; use {', '.join(fitting)}",
     )
     _translate("model", lambda: MODELS[model.name].build(spec.own_settings(model.name, model), 2))
     _require(
-        "oracle" not in spec.baselines or task.name == "sinusoid",
-        f"baselines={spec.baselines} has 'oracle', which only the sinusoid has; leave it out, as "
-        "--config.baselines='()' does",
+        "oracle" not in spec.baselines or task.name in ("sinusoid", "rl"),
+        f"baselines={spec.baselines} has 'oracle', which only the sinusoid and rl have; leave it "
+        "out, as --config.baselines='()' does",
+    )
+    _require(
+        spec.eval.ensemble == 1 or spec.eval.validation_every > 0,
+        f"eval.ensemble={spec.eval.ensemble} needs validation, which selects the parameters; use "
+        "eval.validation_every of 1 or more, or 1",
     )
     if outer.objective == "multi_step":
         _translate(
@@ -139,6 +146,7 @@ def check_spec(spec: RunSpec) -> None:
         f"outer.weight_decay={outer.weight_decay} has no effect with "
         f"outer.optimizer={outer.optimizer!r}; use 'adamw' or set it to 0",
     )
+    _check_outer(spec)
     _check_inner(spec)
     _check_lengths(spec)
 
@@ -149,6 +157,21 @@ def _translate(section: str, make: Callable[[], object]) -> None:
         make()
     except ValueError as error:
         raise ValueError(f"{section}: {error}") from error
+
+
+def _check_outer(spec: RunSpec) -> None:
+    outer, name = spec.outer, f"outer.optimizer={spec.outer.optimizer!r}"
+    if outer.optimizer != "trpo":
+        return
+    _require(
+        spec.task.name == "rl" and outer.objective == "final",
+        f"{name} bounds the KL divergence of policies on recorded rollouts; use 'adam', or "
+        "task.name='rl' with outer.objective='final'",
+    )
+    _require(
+        not META_GRADIENTS[spec.inner.meta_gradient].only_init,
+        f"{name} needs derivatives through the inner steps; use inner.meta_gradient='exact'",
+    )
 
 
 def _check_inner(spec: RunSpec) -> None:

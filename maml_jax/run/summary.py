@@ -4,11 +4,20 @@ import math
 
 from maml_jax.run.figures.runs import Run, data_name, loss_name
 from maml_jax.run.files import Record
-from maml_jax.run.formats import diverged, duration, interval, number, percentage, plural
+from maml_jax.run.formats import (
+    diverged,
+    duration,
+    interval,
+    measure_of,
+    number,
+    percentage,
+    plural,
+)
 
 _BASELINES = {  # what they are
     "pretrained": "trained on all tasks at once, then fine-tuned",
     "oracle": "told amplitude and phase",
+    "random": "not trained, only fine-tuned",
 }
 
 
@@ -30,6 +39,9 @@ def _task(run: Run) -> str:
         return f"{spec.task.ways}-way {shots}-shot classification ({data_name(spec)})"
     if spec.task.name == "sinusoid":
         return f"regression of sine waves from {plural(shots, 'point')}"
+    if spec.task.name == "rl":
+        rollouts = plural(shots, "rollout")
+        return f"reinforcement learning ({data_name(spec)}) with {rollouts} for each update"
     return f"the task {spec.task.name} with {plural(shots, 'support example')}"
 
 
@@ -61,8 +73,8 @@ def _with_median(record: Record, measure: str, step: int) -> str:
 
 def _adapted(run: Run) -> str:
     spec, record = run.experiment.spec, run.shown
-    measure = "accuracy" if "accuracy" in record else "loss"
-    name = "accuracy" if measure == "accuracy" else loss_name(spec).partition(",")[0]
+    measure = measure_of(record)
+    name = loss_name(spec).partition(",")[0] if measure == "loss" else measure
     before, after = record[measure][0], record[measure][-1]
     known = all(value is not None and math.isfinite(value) for value in (before, after))
     verb = "goes" if not known or before == after else "rises" if after > before else "falls"
@@ -79,7 +91,7 @@ def _adapted(run: Run) -> str:
 
 
 def _example(run: Run) -> str:
-    return {"sinusoid": "support point", "images": "support image"}.get(
+    return {"sinusoid": "support point", "images": "support image", "rl": "rollout"}.get(
         run.experiment.spec.task.name, "support example"
     ) + (" of each class" if run.experiment.spec.task.name == "images" else "")
 
@@ -106,12 +118,13 @@ def _mean(counts: list[int]) -> float:
 
 
 def _explained(run: Run) -> str:
-    return f" ({_BASELINES[run.name]})" if run.name in _BASELINES else ""
+    known = _BASELINES | ({"oracle": "told the task"} if "return" in run.record else {})
+    return f" ({known[run.name]})" if run.name in known else ""
 
 
 def _others(runs: list[Run]) -> str:
     """What the baselines reach, or that every parameter takes every step."""
-    measure = "accuracy" if "accuracy" in runs[0].record else "loss"
+    measure = measure_of(runs[0].record)
     reached = [
         f"the {run.name} baseline{_explained(run)} reaches {_with_median(run.shown, measure, -1)}"
         for run in runs[1:]

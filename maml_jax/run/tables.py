@@ -7,7 +7,7 @@ from maml_jax.run.config import flatten
 from maml_jax.run.figures.runs import Run, describe_task, loss_name
 from maml_jax.run.figures.waves import shown_steps
 from maml_jax.run.files import Record
-from maml_jax.run.formats import diverged, interval, number, percentage
+from maml_jax.run.formats import diverged, interval, measure_of, number, percentage
 from maml_jax.run.unused import unused_keys
 
 
@@ -25,8 +25,8 @@ def _rows_of(runs: list[Run]) -> list[tuple[str, Record]]:
 def results(runs: list[Run]) -> str:
     """Mean, interval and median before and after some inner steps."""
     first = runs[0]
-    percent = "accuracy" in first.record
-    measure = "accuracy" if percent else "loss"
+    measure = measure_of(first.record)
+    percent = measure == "accuracy"
     shown = [0, *shown_steps(len(first.record[measure]) - 1)]
     steps = ["before", *(f"after {step} step{'s' if step > 1 else ''}" for step in shown[1:])]
     rows = [["run", *steps, "diverged", "step size", "meta-steps"]]
@@ -43,12 +43,13 @@ def results(runs: list[Run]) -> str:
             ]
         )
     spec = first.experiment.spec
-    what = "Accuracy in %" if percent else loss_name(spec).partition(",")[0].capitalize()
+    what = "Accuracy in %" if percent else "Return" if measure == "return" else ""
+    what = what or loss_name(spec).partition(",")[0].capitalize()
     note = (
         f"{what} on test episodes ({describe_task(spec, first.record['shots'])}) before and after "
         "adaptation: mean, 95% confidence interval and median. Diverged episodes "
-        "end above 10 times their loss before adaptation or are not finite; they count in the "
-        "medians, but not in the means."
+        "end above 10 times their loss before adaptation or are not finite; they count in "
+        "medians and accuracies, but not in mean losses."
     )
     if not all("diverged_episodes" in record for _, record in _rows_of(runs)):
         note += " In this older evaluation only those that are not finite are counted."

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from maml_jax.errors import DivergedError
 from maml_jax.run.build import Experiment
 from maml_jax.run.checkpoint import Checkpoints
+from maml_jax.run.ensemble import Members
 from maml_jax.run.files import Record
 from maml_jax.run.messages import note
 from maml_jax.run.metrics import read_metrics
 from maml_jax.run.progress import Progress, crossed
+from maml_jax.run.spec import RunSpec
 from maml_jax.run.workdir import BEST, CHECKPOINTS, as_json
 from maml_jax.types import Metrics, TrainState
 
@@ -29,7 +31,9 @@ class Selection:
           UsageError: what it has kept cannot be read.
         """
         self._experiment = experiment
-        self._checkpoints = Checkpoints(workdir / BEST, as_json(experiment.config), keep=1)
+        config = as_json(experiment.config)
+        self._checkpoints = Checkpoints(workdir / BEST, config, keep=1)
+        self._members = Members(workdir, state, config, experiment.spec.eval.ensemble)
         best = self._checkpoints.restore(state)
         self.step = None if best is None else int(best.state.step)
         self._best = -math.inf
@@ -48,14 +52,25 @@ class Selection:
         if score > self._best:
             self._best, self.step = score, int(state.step)
             self._checkpoints.save(state, score=score)
+        self._members.add(state, score)
 
     def wait(self) -> None:
         """Waits until the parameters are written."""
         self._checkpoints.wait()
+        self._members.wait()
 
     def close(self) -> None:
         """Waits until the parameters are written, and ends the threads that write."""
         self._checkpoints.close()
+        self._members.close()
+
+
+def or_rewards(spec: RunSpec) -> str:
+    """What else may be wrong in reinforcement learning, for a message."""
+    if spec.task.name != "rl":
+        return ""
+    name = spec.own["rl"].environment
+    return f", or see with maml_jax.rl.testing.check_environment({name!r}) if rewards are finite"
 
 
 def _logged_best(workdir: pathlib.Path, step: int) -> float:
@@ -140,7 +155,7 @@ class RunInTraining:
             raise DivergedError(
                 f"{skipped} updates were not finite by meta-step {self.step}, more than "
                 f"outer.max_nonfinite={self.spec.outer.max_nonfinite}; the last good state is "
-                "saved. Lower inner.step_size or outer.learning_rate"
+                f"saved. Lower inner.step_size or outer.learning_rate{or_rewards(self.spec)}"
             )
 
     def _save(self, state: TrainState) -> None:

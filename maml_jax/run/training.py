@@ -3,10 +3,8 @@
 import dataclasses
 from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from maml_jax.inner.adapt import InnerLoop
@@ -18,59 +16,15 @@ from maml_jax.lengths.cost import Budget, LearnedLengths, annealed, compute_cost
 from maml_jax.lengths.gates import Gates, always_on
 from maml_jax.lengths.schedule import Schedule
 from maml_jax.meta.objective import Objective, multi_step_weights
-from maml_jax.meta.outer import keep_within, optax_outer, outer_chain
 from maml_jax.meta.population import Population, make_population_step
 from maml_jax.meta.train_step import TrainStep, with_constant_lengths
 from maml_jax.parallel import PopulationLoop, local_tasks, make_population_loop, make_train_loop
 from maml_jax.run.learned import LearnedSummary
+from maml_jax.run.outer import make_outer_step, unless_zero
 from maml_jax.run.problems import Problem
 from maml_jax.run.spec import RunSpec
 from maml_jax.tasks.host import HostFeed
 from maml_jax.types import MakeOptimizer, Metrics, PyTree, TrainLoop, TrainState
-
-
-def unless_zero(value: Any, otherwise: Any = None) -> Any:
-    """The value, or what 0 stands for; an array, as a population has it, is not 0."""
-    return value if isinstance(value, jax.Array) or value else otherwise
-
-
-def _over_time(spec: RunSpec, rate: float) -> optax.ScalarOrSchedule:
-    if spec.outer.schedule == "cosine":
-        return optax.cosine_decay_schedule(rate, spec.num_meta_steps)
-    return rate
-
-
-def _from_step(start: int, rate: optax.ScalarOrSchedule) -> optax.Schedule:
-    """0 before the start, so that Adam's moments are ready by then."""
-
-    def schedule(count: Any) -> Any:
-        return jnp.where(count < start, 0.0, rate(count) if callable(rate) else rate)
-
-    return schedule
-
-
-def _outer_optimizers(
-    spec: RunSpec, gates: Gates | None
-) -> dict[str, optax.GradientTransformation]:
-    """Learned field of MetaParams -> its optimizer."""
-    outer, rate = spec.outer, _over_time(spec, spec.outer.learning_rate)
-    optimizers = {
-        "adam": lambda: optax.adam(rate),
-        "adamw": lambda: optax.adamw(rate, weight_decay=outer.weight_decay),
-        "sgd": lambda: optax.sgd(rate),
-    }
-    learned: dict[str, optax.GradientTransformation] = {"init": optimizers[outer.optimizer]()}
-    if gates is not None:
-        default = 0.05 if gates.kind.is_length else 0.0075
-        lengths_rate = _over_time(spec, unless_zero(outer.lengths_learning_rate, default))
-        learned["lengths"] = optax.chain(
-            optax.adam(_from_step(outer.lengths_from, lengths_rate)), keep_within(*gates.bounds)
-        )
-    if spec.learns_step_sizes:
-        learned["step_sizes"] = optax.adam(_over_time(spec, outer.step_sizes_learning_rate))
-    if spec.learns_optimizer:
-        learned["optimizer"] = optax.adam(_over_time(spec, outer.optimizer_learning_rate))
-    return learned
 
 
 def one_by_one(spec: RunSpec) -> bool:
@@ -120,6 +74,7 @@ def make_inner_loop(
             proximal=inner.proximal if estimator.needs_proximal else 0.0,
             adapts=learned.adapts,
             at_step=problem.at_step,
+            support_at=problem.support_at,
         )
 
     return inner_loop
@@ -132,9 +87,7 @@ def make_train_step(
     gates, weights = learned.gates, None
     if spec.outer.objective == "multi_step":
         weights = multi_step_weights(spec.train_steps, spec.outer.multi_step_anneal)
-    optimizers = _outer_optimizers(spec, gates)
-    clip, clip_norm = map(unless_zero, (spec.outer.clip, spec.outer.clip_norm))
-    outer = optax_outer(outer_chain(optimizers, clip=clip, clip_norm=clip_norm))
+    outer, fields = make_outer_step(spec, gates)
     sampler = None
     if training and problem.host_episodes is None:
         sampler = problem.sampler(spec.task.shots, spec.task.query_shots, "train")
@@ -142,7 +95,7 @@ def make_train_step(
         sampler,
         Objective(
             make_inner_loop(spec, problem, learned)(spec.train_steps),
-            problem.loss,
+            problem.query_loss or problem.loss,
             step_weights=weights,
             lengths=None if gates is None else _learned_lengths(spec, gates, learned),
         ),
@@ -150,7 +103,8 @@ def make_train_step(
         prepare=problem.prepare,
         tasks_per_chunk=spec.tasks_per_chunk or fastest_chunk(spec),
         task_clip_norm=unless_zero(spec.outer.task_clip_norm),
-        learned=tuple(optimizers),
+        record=problem.record and weights is None,
+        learned=fields,
     )
 
 

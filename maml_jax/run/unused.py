@@ -64,6 +64,11 @@ def _of_methods(spec: RunSpec) -> set[str]:
     rules = {
         "outer.step_sizes_learning_rate": spec.learns_step_sizes,
         "outer.optimizer_learning_rate": spec.learns_optimizer,
+        "outer.learning_rate": spec.outer.optimizer not in ("trpo", "none"),
+        "outer.max_kl": spec.outer.optimizer == "trpo",
+        "outer.cg_steps": spec.outer.optimizer == "trpo",
+        "outer.damping": spec.outer.optimizer == "trpo",
+        "outer.num_updates": spec.outer.optimizer != "trpo",
         "outer.multi_step_anneal": spec.outer.objective == "multi_step",
         "outer.lengths_from": spec.learns_lengths,
         "outer.lengths_learning_rate": spec.learns_lengths,

@@ -23,6 +23,7 @@ from maml_jax.run.config import (
     resume_conflicts,
     without_unused,
 )
+from maml_jax.run.ensemble import read_members
 from maml_jax.run.evaluation import Evaluation
 from maml_jax.run.files import DamagedError, Record
 from maml_jax.run.messages import note
@@ -31,7 +32,14 @@ from maml_jax.types import MetaParams, TrainState
 
 CHECKPOINTS = "checkpoints"
 BEST = "best_checkpoints"
-EVALUATED_WITH = ("num_episodes", "ways", "shots", "query_shots", "num_steps")  # of config.eval
+EVALUATED_WITH = (
+    "num_episodes",
+    "ways",
+    "shots",
+    "query_shots",
+    "num_steps",
+    "later_step_sizes",
+)  # of config.eval
 
 
 def as_json(config: ConfigDict) -> Record:
@@ -243,7 +251,7 @@ class Evaluated(NamedTuple):
     """What an evaluation says."""
 
     record: Record  # what is kept of it: one JSON object
-    episodes: dict[str, PerEpisode]  # parameters (last, selected) -> values of every test episode
+    episodes: dict[str, PerEpisode]  # of the last, selected and ensemble's parameters
 
 
 def _evaluate_state(
@@ -286,6 +294,8 @@ def evaluate_both(
 ) -> Evaluated:
     """The state's record, with that of the validation-selected parameters under "selected".
 
+    That of the best parameters together is under "ensemble", if eval.ensemble is above 1.
+
     Args:
       experiment: the run's functions.
       state: its state.
@@ -305,6 +315,14 @@ def evaluate_both(
         record["selected"], episodes["selected"] = _evaluate_state(
             experiment, selected.state, of_state
         )
+    if (number := experiment.spec.eval.ensemble) > 1:
+        members = read_members(workdir, state, as_json(experiment.config), number)
+        together = experiment.evaluate_ensemble([of.meta_params for of in members])
+        record["ensemble"] = {
+            "meta_steps": [int(of.step) for of in members],
+            **_estimates(together),
+        }
+        episodes["ensemble"] = together.per_episode
     return Evaluated(record, episodes)
 
 
@@ -321,7 +339,8 @@ def write_evaluation(workdir: pathlib.Path, record: Record) -> None:
         note(f"{error}; it is made again")
         before = {} if path.stat().st_size else None
     if before:
-        before.setdefault("ways", record.get("ways"))  # older versions did not write it
+        for key in ("ways", "later_step_sizes"):  # older versions did not write them
+            before.setdefault(key, record.get(key))
     if before is not None and any(before.get(key) != record.get(key) for key in EVALUATED_WITH):
         names = (workdir / f"evaluation_{number}.json" for number in count(1))
         old = next(name for name in names if not name.exists())

@@ -6,8 +6,10 @@ import subprocess
 import sys
 
 import absl.logging
+import jax
 import pytest
 
+import maml_jax
 from experiments import cli
 from maml_jax.errors import UsageError
 from tests.run.runs import ROOT
@@ -57,6 +59,21 @@ def test_an_argument_without_dashes_is_refused(
     assert capsys.readouterr().err == (
         "error: unexpected argument 'config.seed=3'; flags begin with --\n"
     )
+
+
+def test_version_prints_what_a_report_of_an_issue_needs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setenv("MAML_JAX_COMMIT", "abc123")
+    with pytest.raises(SystemExit) as stop:
+        cli._parse(["train", "--version"])  # though --workdir is required
+    assert stop.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"maml_jax {maml_jax.__version__}, commit abc123"
+    assert f"jax {jax.__version__}" in lines[1]
+    assert "CPU cores" in lines[3]
+    assert "JAX_PLATFORMS=cpu" in lines
 
 
 def test_messages_of_the_library_appear_once(

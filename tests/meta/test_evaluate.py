@@ -14,13 +14,25 @@ def test_mean_and_confidence_interval():
     np.testing.assert_allclose(estimates["loss"].ci95, ci95)
 
 
-def test_a_diverged_episode_is_left_out_under_every_name():
-    losses, accuracies = np.ones((4, 2)), np.arange(8.0).reshape(4, 2)
+def test_a_diverged_episode_is_left_out_under_every_name_but_accuracy():
+    losses, values = np.ones((4, 2)), np.arange(8.0).reshape(4, 2)
     losses[1, 1], losses[2, 0] = np.nan, np.inf
-    estimates, counts = summarise({"loss": losses, "accuracy": accuracies})
+    estimates, counts = summarise({"loss": losses, "error": values, "accuracy": values})
     assert counts == (4, 2, 2)
-    np.testing.assert_allclose(estimates["accuracy"].mean, [3.0, 4.0])
+    np.testing.assert_allclose(estimates["error"].mean, [3.0, 4.0])
     np.testing.assert_allclose(estimates["loss"].mean, [1.0, 1.0])
+
+
+def test_an_accuracy_counts_the_episodes_that_went_wrong():
+    losses, accuracies = np.ones((4, 2)), np.array([[0.2, 1.0]] * 4)
+    losses[0, 1], accuracies[0, 1] = np.nan, 0.2  # as the class of logits that are not finite
+    losses[1, 1], accuracies[1, 1] = 11.0, 0.0  # sure, and wrong
+    of = summarise({"loss": losses, "accuracy": accuracies})[0]["accuracy"]
+    for mean in (of.mean, of.finite_mean):
+        np.testing.assert_allclose(mean, [0.2, (0.2 + 0.0 + 1.0 + 1.0) / 4])
+    ci95 = 1.96 * accuracies[:, 1].std(ddof=1) / 2
+    np.testing.assert_allclose(of.ci95, [0, ci95], atol=1e-12)
+    np.testing.assert_allclose(of.median, [0.2, 0.6])
 
 
 def test_a_metric_is_estimated_where_it_is_finite():

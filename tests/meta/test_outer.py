@@ -79,7 +79,8 @@ def test_optax_outer_reports_whether_it_applied_the_update(bad):
 
     def objective(gradient):
         grads = MetaParams(jnp.array([gradient, 1.0]), step_sizes=0.0)
-        return MetaObjective(lambda m: (0.0, "aux"), lambda m: ((0.0, "aux"), grads))
+        value_and_grad = ((0.0, "aux"), grads)
+        return MetaObjective(lambda m: (0.0, "aux"), lambda m: value_and_grad, lambda name: None)
 
     state, key = outer.init(meta), jax.random.key(0)
     for gradient, applied in [(1.0, True), (bad, False), (bad, False), (2.0, True)]:
@@ -89,6 +90,22 @@ def test_optax_outer_reports_whether_it_applied_the_update(bad):
         if not applied:
             assert_bits_equal(result.meta_params, meta)
         meta, state = result.meta_params, result.outer_state
+
+
+def test_several_updates_are_made_on_the_same_tasks():
+    """Each gradient is taken where the last update has led; the metrics are those of the start."""
+
+    def value_and_grad(meta):
+        return (jnp.sum(meta.init**2), meta.init), MetaParams(2 * meta.init, step_sizes=0.0)
+
+    outer = optax_outer(outer_chain({"init": optax.sgd(0.1)}), num_updates=3)
+    start = MetaParams(jnp.array([1.0, -2.0]), step_sizes=0.1)
+    objective = MetaObjective(lambda m: (0.0, ()), value_and_grad, lambda name: None)
+    result = outer.step(objective, start, outer.init(start), jax.random.key(0))
+    np.testing.assert_allclose(result.meta_params.init, 0.8**3 * start.init, rtol=1e-6)
+    np.testing.assert_array_equal(result.aux, start.init)
+    with pytest.raises(ValueError, match="num_updates=0 is not allowed; use 1 or more"):
+        optax_outer(outer_chain({}), num_updates=0)
 
 
 def backtracking_step(objective, meta, state, key):

@@ -21,8 +21,10 @@ def learning_curve(runs: list[Run]) -> Figure | None:
     spec = runs[0].experiment.spec
     figure, axes = single(f"Training: {describe_task(spec, spec.task.shots, spec.task.ways)}")
     values: list[float] = []
+    rewarded = "return" in runs[0].record
+    name = "return" if rewarded else "query_loss"
     for run in runs:
-        points = [(line["step"], line.get("query_loss")) for line in run.metrics]
+        points = [(line["step"], line.get(name)) for line in run.metrics]
         points = [(step, loss) for step, loss in points if len(finite([loss]))]
         if points:
             steps, losses = zip(*points, strict=True)
@@ -30,7 +32,8 @@ def learning_curve(runs: list[Run]) -> Figure | None:
             values += losses
     if not values:
         return None
-    axes.set(xlabel="meta-steps", ylabel=f"query loss ({loss_name(spec)})")
+    label = "mean return after the updates" if rewarded else f"query loss ({loss_name(spec)})"
+    axes.set(xlabel="meta-steps", ylabel=label)
     count(axes.xaxis)
     scale_loss(axes, values)
     name_lines(axes)
@@ -87,8 +90,8 @@ _INTERVALS = (
 )
 LEARNING_CURVE = Picture(
     "Training",
-    "The loss on the query data of the training tasks after adaptation, averaged between two "
-    "lines of the log; it falls while the run learns.",
+    "The loss on the query data of the training tasks after adaptation, or the return of adapted "
+    "policies, averaged between two lines of the log.",
     learning_curve,
 )
 LOSS = Picture(

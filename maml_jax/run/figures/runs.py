@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 
 from maml_jax.run.build import Experiment
+from maml_jax.run.formats import plural
 from maml_jax.run.spec import RunSpec
 from maml_jax.types import MetaParams
 
@@ -41,6 +42,8 @@ class Picture(NamedTuple):
 
 def data_name(spec: RunSpec) -> str:
     """The data set or the task, without folders."""
+    if spec.task.name == "rl":
+        return str(spec.own["rl"].environment)
     images = spec.task.name == "images"
     return pathlib.PurePath(spec.data.name).name if images else spec.task.name
 
@@ -49,11 +52,11 @@ def describe_task(spec: RunSpec, shots: int, ways: int = 0) -> str:
     """As "omniglot, 5-way 1-shot", or "sinusoid, 5 support points"; 0 ways: those of the test."""
     if spec.task.name == "images":
         return f"{data_name(spec)}, {ways or spec.eval.ways}-way {shots}-shot"
-    kind = "point" if spec.task.name == "sinusoid" else "example"
-    return f"{data_name(spec)}, {shots} support {kind}{'s' if shots != 1 else ''}"
+    kind = {"sinusoid": "support point", "rl": "rollout"}.get(spec.task.name, "support example")
+    return f"{data_name(spec)}, {plural(shots, kind)}"
 
 
 def loss_name(spec: RunSpec) -> str:
     """What the loss of a task is, with its unit."""
-    known = {"sinusoid": "mean squared error", "images": "cross-entropy, nats"}
+    known = {"sinusoid": "mean squared error", "images": "cross-entropy, nats", "rl": "-return"}
     return known.get(spec.task.name, "loss")

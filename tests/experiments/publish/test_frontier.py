@@ -1,26 +1,26 @@
-"""The figure of the measure against inner compute."""
-
-import pathlib
+"""The figures of the report: at most eight arms, with their names at the lines."""
 
 import pytest
 
-from experiments.publish import frontier, results
-from tests.experiments.problems import accelerated_record
+from experiments.publish import frontier
+from experiments.publish.arms import ACCELERATED, ENGLISH, EQUAL_COMPUTE
+from maml_jax.run.figures.style import MOST_SERIES
 
 
-def test_the_frontier_shows_the_baseline_and_the_best_accelerated_arms(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scores = {"gd": 0.1, "gd_rates_tensor": 0.2, **{f"fast_{i}": 1.0 + i for i in range(6)}}
-    record = accelerated_record("loss_median", scores) | {"reference": "gd"}
-    monkeypatch.setattr(results, "RESULTS", tmp_path)
-    results.write("acceleration_sinusoid_20", record)
-    results.write("acceleration_sinusoid_20_cost_4", record)
-    shown = [
-        f"adaptive_k + {name}, K_max {setting}"
-        for setting in ("20", "20, cost 4")
-        for name in ("gd", *(f"fast_{i}" for i in range(4)))
-    ]
-    assert list(frontier.curves("sinusoid")) == shown
-    labels = [line.get_label() for line in frontier.draw("sinusoid").axes[0].get_lines()]
-    assert [label for label in labels if not label.startswith("_")] == shown
+@pytest.mark.parametrize("task", EQUAL_COMPUTE)
+def test_a_frontier_names_few_arms_at_their_lines(task: str) -> None:
+    (axes,) = frontier.draw(task).axes
+    names = {ENGLISH[arm] for arm in EQUAL_COMPUTE[task]}
+    assert {line.get_label() for line in axes.get_lines()} == names
+    assert names <= {text.get_text() for text in axes.texts}
+    assert len(names) <= MOST_SERIES
+    for line in axes.get_lines():  # ends at the largest compute, where the marker is
+        assert line.get_xdata()[-1] == max(line.get_xdata())
+
+
+def test_the_optimizers_are_in_the_order_of_their_lengths() -> None:
+    left, right = frontier.draw_optimizers().axes
+    p99 = left.get_lines()[0].get_xdata()
+    assert list(p99) == sorted(p99, reverse=True)
+    assert {text.get_text() for text in left.get_yticklabels()} == {ENGLISH[a] for a in ACCELERATED}
+    assert len(right.get_lines()[0].get_xdata()) == len(ACCELERATED) <= MOST_SERIES

@@ -1,33 +1,14 @@
-"""docs/own_data.md: its commands have known keys, its code runs, its split is read."""
+"""docs/own_data.md: its code runs, its split is read; tests/test_site.py tries its commands."""
 
 import pathlib
 import pickle
 import re
-import runpy
-import shlex
 
 import numpy as np
-import pytest
-
-from maml_jax.run.config import check_given, flatten
 
 ROOT = pathlib.Path(__file__).parents[3]
 TEXT = (ROOT / "docs" / "own_data.md").read_text()
 BLOCKS = re.findall(r"^( *)```(\w*)\n(.*?)^ *```$", TEXT, re.MULTILINE | re.DOTALL)
-COMMANDS = [code for _, language, code in BLOCKS if language == "bash"]
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_commands_have_cards_and_keys_that_have_an_effect(command):
-    given = dict(part.split("=", 1) for part in shlex.split(command) if part.startswith("--"))
-    path, _, variant = given["--config"].partition(":")
-    config = runpy.run_path(str(ROOT / path))["get_config"](*[variant] * bool(variant))
-    keys = {k.removeprefix("--config."): v for k, v in given.items() if k.startswith("--config.")}
-    defaults = dict(flatten(config))
-    for key, value in keys.items():
-        typed = value if isinstance(defaults[key], str) else eval(value)
-        config.update_from_flattened_dict({key: typed})
-    check_given(config, keys)
 
 
 def test_the_conversion_of_pickles_and_the_split_are_read(load, tmp_path, monkeypatch):

@@ -1,0 +1,1 @@
+"""The ledger: published rows, how they are trained here, and what came out."""

@@ -1,0 +1,68 @@
+"""The arms of the kept studies by the names that a reader knows."""
+
+ENGLISH = {
+    "maml": "MAML",
+    "maml_k_max": "MAML with K_max steps",
+    "maml_by_task": "MAML, clipped by task",
+    "anil": "ANIL",
+    "boil": "BOIL",
+    "fomaml": "first-order MAML",
+    "reptile": "Reptile",
+    "imaml": "iMAML",
+    "meta_sgd": "Meta-SGD",
+    "maml_plus_plus": "MAML++",
+    "sparse_maml": "sparse-MAML",
+    "sparse_relu_maml": "sparse-ReLU-MAML",
+    "adaptive_k": "learned lengths",
+    "adaptive_k_by_task": "learned lengths, clipped by task",
+    "adaptive_k_rates": "learned lengths and step sizes",
+    "adaptive_k_plus_plus": "learned lengths and MAML++",
+    "adaptive_k_free": "learned lengths without a budget",
+    "gd": "gradient descent",
+    "gd_rates_tensor": "gradient descent, step size per tensor",
+    "gd_rates_parameter": "gradient descent, step size per parameter",
+    "gd_rates_tensor_step": "gradient descent, step size per tensor and step",
+    "meta_curvature": "Meta-Curvature",
+    "meta_curvature_momentum": "Meta-Curvature, momentum",
+    "meta_curvature_rates": "Meta-Curvature, step size per parameter",
+    "meta_curvature_rates_tensor_step": "Meta-Curvature, step size per tensor and step",
+    "learned_momentum_parameter": "learned momentum, step size per parameter",
+    "learned_momentum_tensor": "learned momentum per tensor",
+    "nesterov_restart": "Nesterov with restarts",
+    "anderson": "Anderson mixing",
+    "adam": "Adam",
+}
+EQUAL_COMPUTE = {  # task -> arms of its figure and of the report
+    "sinusoid": (
+        "maml",
+        "maml_k_max",
+        "anil",
+        "meta_sgd",
+        "maml_plus_plus",
+        "sparse_maml",
+        "adaptive_k",
+        "adaptive_k_rates",
+    ),
+    "omniglot": (
+        "maml",
+        "maml_k_max",
+        "anil",
+        "meta_sgd",
+        "maml_plus_plus",
+        "sparse_maml",
+        "adaptive_k",
+        "adaptive_k_plus_plus",
+    ),
+}
+ACCELERATED = (
+    "gd",
+    "gd_rates_parameter",
+    "gd_rates_tensor_step",
+    "learned_momentum_parameter",
+    "nesterov_restart",
+    "adam",
+    "meta_curvature_rates",
+    "meta_curvature_rates_tensor_step",
+)
+EQUAL_COMPUTE_STUDY = {task: f"halting_{task}" for task in EQUAL_COMPUTE}
+MEASURES = {"sinusoid": "loss_median", "omniglot": "accuracy"}

@@ -1,0 +1,86 @@
+"""Tables of reinforcement learning: returns beside the published ones."""
+
+from experiments.publish import results
+from experiments.publish.formats import markdown, with_origin
+from experiments.publish.results import Record
+from maml_jax.rl.published import PUBLISHED, SOURCE
+from maml_jax.run.comparison import over_seeds
+from maml_jax.run.formats import interval
+
+UPDATES = range(4)
+_HEAD = ["before", "1 update", "2 updates", "3 updates"]
+NAVIGATION = {  # kept result -> what it is
+    "navigation": "Adam",
+}
+
+
+def _returns(records: list[Record]) -> list[str]:
+    """Mean over seeds after each update with its interval; of one seed, that over tasks."""
+    return [
+        interval(*over_seeds([(of["return"][k], of["return_ci95"][k]) for of in records]))
+        for k in UPDATES
+    ]
+
+
+def _published(environment: str, run: str) -> list[str]:
+    of = PUBLISHED[environment][run]
+    errors = of.standard_error or (float("nan"),) * len(of.mean)
+    cells = [interval(mean, 1.96 * error) for mean, error in zip(of.mean, errors, strict=True)]
+    return (cells * len(UPDATES) if len(cells) == 1 else cells)[: len(UPDATES)]
+
+
+def navigation() -> str:
+    """Runs against updates, and below them the published ones."""
+    return returns("navigation", NAVIGATION)
+
+
+def returns(environment: str, names: dict[str, str]) -> str:
+    """Runs against updates, and below them the published ones.
+
+    Args:
+      environment: of the published returns.
+      names: kept result -> what it is.
+    """
+    rows = []
+    for name, label in names.items():
+        kept = results.read(name)
+        for run in dict.fromkeys(of["run"] for of in kept["runs"]):
+            records = [of for of in kept["runs"] if of["run"] == run]
+            of_run = label if run == kept["config"]["algorithm"] else f"{label}: {run}"
+            numbers = [str(len(records)), f"{records[0]['meta_step']:,}"]
+            rows.append([of_run, *numbers, *_returns(records)])
+    for run in PUBLISHED[environment]:
+        rows.append([f"{run}, {SOURCE}", "", "", *_published(environment, run)])
+    return markdown(["run", "seeds", "meta-steps", *_HEAD], rows)
+
+
+def later_step_sizes() -> str:
+    """One trained policy, with several factors of the step sizes after the first update."""
+    rows = [
+        [f"{of['later_step_sizes']:g}", *_returns([of])]
+        for of in results.read("navigation_later_step_sizes")["evaluations"]
+    ]
+    return markdown(["factor", *_HEAD], rows)
+
+
+def benchmark_environments() -> str:
+    """Speed of rollouts."""
+    record = results.read("benchmark_environments")
+    rows = [
+        [
+            name,
+            f"{of['rollouts']:,}",
+            f"{of['steps_per_second']:,.0f}",
+            f"{of['steps_per_cpu_second']:,.0f}",
+            f"{of['compile_cpu_seconds']:.0f}",
+        ]
+        for name, of in record["environments"].items()
+    ]
+    head = [
+        "environment",
+        "rollouts at once",
+        "steps/s",
+        "steps per CPU second",
+        "compiling, CPU s",
+    ]
+    return with_origin(markdown(head, rows), record)

@@ -1,0 +1,104 @@
+"""Reproduces published numbers: trains the rows of the ledger, and keeps what came out.
+
+python -m experiments.reproduce --list
+python -m experiments.reproduce --row=omniglot-5way-1shot-cpu --seeds=0:3
+python -m experiments.reproduce --all --smoke
+
+What is trained already is not trained again, and an interrupted call goes on where it stopped. The
+records are in experiments/results/ledger, and `python -m experiments.publish.tables` writes
+docs/ledger.md from them. --smoke makes every run tiny, to see whether it works at all; its records
+stay in the workdir. Omniglot and CIFAR need TFDS_DATA_DIR.
+"""
+
+import pathlib
+import re
+
+from absl import flags
+
+from experiments import cli
+from experiments.process import FolderParser
+from maml_jax.errors import UsageError
+
+cli.import_modules()
+_LIST = flags.DEFINE_bool("list", False, "prints the rows and ends")
+_ROW = flags.DEFINE_list("row", [], "names of rows, which --list shows")
+_ALL = flags.DEFINE_bool("all", False, "all rows; those whose data are missing are left out")
+_SEEDS = flags.DEFINE_string("seeds", "0:3", "0:3 for seeds 0, 1 and 2; or some, as 0,2")
+_SMOKE = flags.DEFINE_bool("smoke", False, "tiny runs without data, which show that a row works")
+_WORKDIR = flags.DEFINE(
+    FolderParser(), "workdir", "runs/ledger", "folder of the runs, in ROW/seed_SEED"
+)
+_DATA = flags.DEFINE_string(
+    "data", "", "data.name of rows whose data you have to bring, as mini_imagenet:PATH"
+)
+_ADD = flags.DEFINE_list(
+    "add", [], "adds the kept results in these JSON files to the row, instead of training"
+)
+
+
+def seeds_of(text: str) -> list[int]:
+    """The seeds that --seeds names.
+
+    Raises:
+      UsageError: it is neither FIRST:END nor a list of whole numbers.
+    """
+    if span := re.fullmatch(r"(\d+):(\d+)", text):
+        seeds = list(range(int(span[1]), int(span[2])))
+    elif re.fullmatch(r"\d+(,\d+)*", text):
+        seeds = sorted({int(seed) for seed in text.split(",")})
+    else:
+        seeds = []
+    if not seeds:
+        raise UsageError(f"--seeds={text} names no seeds; use 0:3 for 0, 1 and 2, or 0,2")
+    return seeds
+
+
+def _names() -> list[str]:
+    """The rows that are asked for, those of --all whose data can be had."""
+    from experiments.ledger.rows import ROWS
+
+    if _ALL.value == bool(_ROW.value):
+        raise UsageError("use either --row=NAME,NAME or --all; --list shows the rows")
+    try:
+        return [name for name in _ROW.value if ROWS.find(name)] or list(ROWS)
+    except ValueError as error:
+        raise UsageError(f"--row: {error}") from error
+
+
+def _reproduce(name: str, root: pathlib.Path) -> pathlib.Path:
+    """Trains and tests a row, and returns the file of its records."""
+    from experiments.ledger import records, runs
+    from experiments.ledger.rows import ROWS
+
+    rows = {of: row.with_data(_DATA.value) for of, row in ROWS.items()}
+    made = runs.records_of(name, rows, seeds_of(_SEEDS.value), root, smoke=_SMOKE.value)
+    return records.add(name, rows[name], made, root / "ledger" if _SMOKE.value else None)
+
+
+def main(_: list[str]) -> None:
+    """Lists, adds or trains."""
+    from experiments.ledger import records, summary
+    from experiments.ledger.rows import ROWS
+    from maml_jax.run.messages import note
+
+    if _LIST.value:
+        print(summary.listing())
+        return
+    root, names = pathlib.Path(_WORKDIR.value), _names()
+    for name in names:
+        if _ADD.value:
+            paths = map(pathlib.Path, _ADD.value)
+            kept = [of for path in paths for of in records.imported(ROWS[name], path)]
+            print(records.add(name, ROWS[name], kept))
+            continue
+        note(f"{name}: {ROWS[name].text}, {ROWS[name].paper}")
+        try:
+            print(_reproduce(name, root))
+        except UsageError as error:
+            if len(names) == 1:
+                raise
+            note(f"left out: {name} ({error})")
+
+
+if __name__ == "__main__":
+    cli.run(main)

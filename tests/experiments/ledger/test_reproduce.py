@@ -1,0 +1,83 @@
+"""Rows run end to end, at a tiny size."""
+
+import json
+import pathlib
+from collections.abc import Sequence
+
+import pytest
+
+from experiments.ledger import records, runs
+from experiments.ledger.rows import ROWS
+from experiments.publish.results import Record
+from experiments.reproduce import seeds_of
+from experiments.studies.processes import Run
+from maml_jax.errors import UsageError
+from tests.run.runs import call_all
+
+
+def test_a_row_that_tests_the_runs_of_another_one(tmp_path: pathlib.Path) -> None:
+    arguments = ["--seeds=1:2", "--smoke", f"--workdir={tmp_path}"]
+    done = call_all(
+        [
+            ["reproduce", "--row=sinusoid-5points", *arguments],
+            ["reproduce", "--row=sinusoid-10points", *arguments],
+            ["reproduce", "--row=sinusoid-5points", "--all"],
+            ["reproduce", "--row=nothing"],
+            ["reproduce", "--row=sinusoid-5points", "--seeds=three"],
+        ]
+    )
+    assert [of.returncode for of in done] == [0, 0, 2, 2, 2], [of.stderr for of in done]
+    assert "meta-steps/s" in done[0].stderr
+    assert "meta-steps/s" not in done[1].stderr  # nothing is trained again
+    assert "use either --row" in done[2].stderr
+    assert "'nothing' is unknown; choose from sinusoid-5points" in done[3].stderr
+    assert "--seeds=three names no seeds" in done[4].stderr
+    for points in (5, 10):
+        path = tmp_path / "ledger" / f"sinusoid-{points}points.json"
+        (kept,) = json.loads(path.read_text())["runs"]
+        assert kept["seed"] == 1
+        assert kept["shots"] == points
+        assert kept["train_seconds"] > 0
+        assert kept["command"] == (
+            f"python -m experiments.reproduce --row=sinusoid-{points}points --seeds=1 --smoke"
+        )
+        assert {"hardware", "versions", "commit"} <= kept.keys()
+
+
+def test_seeds_may_be_trained_together(tmp_path: pathlib.Path) -> None:
+    asked: list[Run] = []
+
+    def population(of: Sequence[Run]) -> list[Record]:
+        asked.extend(of)
+        return [{"seed": run.config.seed} for run in of]
+
+    made = runs.records_of("omniglot-5way-1shot", ROWS, [3, 5], tmp_path, train=population)
+    assert [run.workdir for run in asked] == [
+        tmp_path / "omniglot-5way-1shot" / f"seed_{seed}" for seed in (3, 5)
+    ]
+    assert [of["seed"] for of in made] == [3, 5]
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"), [("0:3", [0, 1, 2]), ("4", [4]), ("2,0,2", [0, 2]), ("3:5", [3, 4])]
+)
+def test_seeds(text: str, seeds: list[int]) -> None:
+    assert seeds_of(text) == seeds
+
+
+@pytest.mark.parametrize("text", ["", "3:3", "a", "1,", "-1"])
+def test_no_seeds(text: str) -> None:
+    with pytest.raises(UsageError, match="names no seeds"):
+        seeds_of(text)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ROWS)
+def test_every_row_runs_end_to_end(name: str, tmp_path: pathlib.Path) -> None:
+    made = runs.records_of(name, ROWS, [0], tmp_path, smoke=True)
+    path = records.add(name, ROWS[name], made, tmp_path / "ledger")
+    (run,) = json.loads(path.read_text())["runs"]
+    measure = "accuracy" if "accuracy" in run else "loss"
+    steps = ROWS[name].tested().eval.num_steps
+    assert run["meta_step"] == 2
+    assert len(run[measure]) - 1 == run["num_steps"] <= steps
