@@ -43,6 +43,7 @@ setup(
         "tensorflow": ["tensorflow"],  # to prepare a TFDS download; reading needs none
         "parquet": ["pyarrow>=15"],  # mini_imagenet and tiered_imagenet of the Hugging Face Hub
         "networks": ["dm-haiku>=0.0.14", "equinox>=0.11"],  # tests of docs/own_model.md use them
+        "cluster": ["submitit>=1.5"],  # experiments.sweep --executor
         "rl": [  # the environments half_cheetah_*; navigation needs none of it
             "gymnasium>=1.0",
             "mujoco>=3.2",

@@ -16,10 +16,12 @@ from ml_collections import ConfigDict, config_flags
 
 from experiments.process import FolderParser, ending_in_one_line, prepare_streams, report
 from maml_jax.errors import UsageError
+from maml_jax.parallel.hosts import flush_libraries, is_writer, wait_for_writer
 from maml_jax.run import provenance
 from maml_jax.run.config import check_given, check_key, default_config, describe_keys, flatten
-from maml_jax.run.files import dumps
+from maml_jax.run.files import dumps, local_folder
 from maml_jax.run.formats import adaptation_table
+from maml_jax.run.mirror import mirrored
 from maml_jax.tasks.images.cache import find_cache_dir
 
 flags.DEFINE_list("import", [], "modules to import first: they register tasks, models and others")
@@ -49,9 +51,14 @@ def _values_of(flag: str) -> list[str]:
     return values
 
 
+def imported_modules() -> list[str]:
+    """The modules of --import."""
+    return [name for value in _values_of("import") for name in value.split(",")]
+
+
 def import_modules() -> None:
     """Imports the modules of --import, before the flags are parsed that depend on them."""
-    for module in (name for value in _values_of("import") for name in value.split(",")):
+    for module in imported_modules():
         try:
             importlib.import_module(module)
         except ImportError as error:
@@ -87,6 +94,14 @@ def define_config() -> flags.FlagHolder[ConfigDict]:
     return flag
 
 
+def workdir_of(folder: str | pathlib.Path) -> pathlib.Path:
+    """The workdir that this process works in; of several hosts, only the first has the given one.
+
+    The processes have to be joined before; see `experiments.hosts.start`.
+    """
+    return mirrored(local_folder(folder))
+
+
 def check_overrides(config: ConfigDict) -> None:
     """Checks that all --config.KEY have an effect on this config.
 
@@ -110,7 +125,10 @@ def whole_numbers(flag: flags.FlagHolder[list[str]]) -> list[int]:
 
 
 def print_record(record: dict[str, Any]) -> None:
-    """A table of the adaptation, then all as one line of JSON."""
+    """A table of the adaptation, then all as one line of JSON; of several processes, once."""
+    if not is_writer():
+        return
+    flush_libraries()
     print(adaptation_table(record))
     print(dumps(record))
 
@@ -171,8 +189,14 @@ def run(main: Callable[[list[str]], Any], *, takes_arguments: bool = False) -> N
     def checked(arguments: list[str]) -> None:
         if arguments[1:] and not takes_arguments:
             raise UsageError(f"unexpected argument {arguments[1]!r}; flags begin with --")
+        if hosts is not None:
+            hosts.start()
         main(arguments)
+        wait_for_writer()
 
+    hosts = sys.modules.get("experiments.hosts")  # of commands that run on several
+    if hosts is not None and hosts.is_distributed(sys.argv) and not hosts.is_supervised():
+        sys.exit(hosts.supervise(provenance.module()))
     logging.use_absl_handler()  # instead of one that orbax's import adds: messages appear once
     logging.get_absl_handler().setFormatter(Formatter("%(message)s"))
     prepare_streams()

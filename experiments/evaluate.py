@@ -6,11 +6,9 @@ python -m experiments.evaluate --workdir=runs/sinusoid --shots=20
 python -m experiments.evaluate --workdir=runs/glyphs --ways=10 --output=episodes.csv
 """
 
-import pathlib
-
 from absl import flags
 
-from experiments import cli
+from experiments import cli, hosts
 
 _WORKDIR = cli.define_workdir()
 _OVERRIDES = {
@@ -33,6 +31,7 @@ _SCHEDULE = flags.DEFINE_enum(
 _OUTPUT = flags.DEFINE_string(
     "output", None, "FILE.csv or FILE.json for one row for each test episode"
 )
+flags.adopt_module_key_flags(hosts)
 
 
 def main(_: list[str]) -> None:
@@ -40,7 +39,7 @@ def main(_: list[str]) -> None:
     from maml_jax.run.loop import evaluate_run
 
     overrides = {name: flag.value for name, flag in _OVERRIDES.items() if flag.value is not None}
-    folder = pathlib.Path(_WORKDIR.value)
+    folder = cli.workdir_of(_WORKDIR.value)
     cli.print_record(evaluate_run(folder, overrides, _OUTPUT.value, _SCHEDULE.value))
 
 

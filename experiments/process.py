@@ -8,11 +8,13 @@ import signal
 import sys
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
+import jax
 from absl import flags
 
-from maml_jax.errors import UsageError
+from maml_jax.errors import UsageError, first_line
+from maml_jax.parallel.hosts import number_of_processes
 from maml_jax.run.files import local_folder
 from maml_jax.run.loop import Interrupted
 
@@ -84,9 +86,13 @@ def ending_in_one_line() -> Iterator[None]:
         finally:
             sys.stdout.flush()
     except UsageError as error:
-        sys.exit(report(error, 2))
+        _leave_at_once(report(error, 2))
     except Interrupted as stop:
         sys.exit(report(stop, stop.code))
+    except jax.errors.JaxRuntimeError as error:
+        if number_of_processes() == 1:
+            raise
+        _leave_at_once(report(f"another process is lost ({first_line(error)})", 2))
     except OSError as error:
         _drop_output()
         if isinstance(error, BrokenPipeError):  # as after `| head -1`
@@ -95,6 +101,13 @@ def ending_in_one_line() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _leave_at_once(code: int) -> NoReturn:
+    """Of several processes, one that fails does not wait for the others, which then end as well."""
+    if number_of_processes() > 1:
+        os._exit(code)
+    sys.exit(code)
 
 
 def _end_at_once(number: int, _: FrameType | None) -> None:

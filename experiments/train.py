@@ -6,7 +6,8 @@ python -m experiments.train --config=configs/sinusoid.py --workdir=runs/sinusoid
 python -m experiments.train --config=configs/sinusoid.py --workdir=runs/k5 --config.seed=1
 
 The same command, or --workdir alone, resumes an interrupted run. --init_from starts a new run from
-what another one, or a pretrained model, has learned.
+what another one, or a pretrained model, has learned. On several hosts, call it once on each, with
+--distributed.
 """
 
 import pathlib
@@ -14,7 +15,7 @@ import pathlib
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from experiments import cli
+from experiments import cli, hosts
 
 _CONFIG = cli.define_config()
 _WORKDIR = cli.define_workdir()
@@ -25,13 +26,16 @@ _INIT_FROM = flags.DEFINE_string(
 )
 
 
-def _config() -> ConfigDict:
+flags.adopt_module_key_flags(hosts)
+
+
+def _config(workdir: pathlib.Path) -> ConfigDict:
     """That of --config or, without it, that of the run in --workdir; with the values of flags."""
     from maml_jax.run.workdir import find_config
 
     flag, config = flags.FLAGS["config"], _CONFIG.value
     if flag.using_default_value:
-        of_run = find_config(pathlib.Path(_WORKDIR.value))
+        of_run = find_config(workdir)
         if of_run is not None:
             of_run.update_from_flattened_dict(config_flags.get_override_values(flag))
             config = of_run
@@ -46,11 +50,12 @@ def main(_: list[str]) -> None:
     from maml_jax.run.messages import note
     from maml_jax.run.report import write_report
 
-    config = _config()
+    workdir = cli.workdir_of(_WORKDIR.value)
+    config = _config(workdir)
     cli.check_overrides(config)
-    record = train_and_evaluate(config, _WORKDIR.value)
+    record = train_and_evaluate(config, workdir)
     note("drawing the report ...")
-    report = write_report(_WORKDIR.value)
+    report = write_report(workdir)
     cli.print_record(record)
     note(f"report: {report}")
 

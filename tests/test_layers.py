@@ -59,7 +59,7 @@ def test_no_imports_are_circular() -> None:
 def test_only_parallel_knows_of_devices() -> None:
     words = ("pmap", "psum", "NamedSharding", "jax.devices(", "shard_map")
     for name, file in modules().items():
-        if name not in ("maml_jax.parallel", "maml_jax.run.provenance"):
+        if not name.startswith(("maml_jax.parallel.", "maml_jax.run.provenance")):
             code = file.read_text()
             assert not [word for word in words if f"{word}" in code], name
 

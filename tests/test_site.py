@@ -19,8 +19,19 @@ from maml_jax.run.config import check_given, default_config, flatten
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 # Packages list their public names in __all__; in these modules every name without _ is public.
-PACKAGES = ("", "inner", "inner.optimizers", "lengths", "meta", "models", "rl", "run", "tasks")
-MODULES = ("errors", "keys", "parallel", "params", "settings", "testing", "types")
+PACKAGES = (
+    "",
+    "inner",
+    "inner.optimizers",
+    "lengths",
+    "meta",
+    "models",
+    "parallel",
+    "rl",
+    "run",
+    "tasks",
+)
+MODULES = ("errors", "keys", "parallel.hosts", "params", "settings", "testing", "types")
 DIRECTIVE = re.compile(r"^\.\. (auto(?:class|function|module)|py:data):: (\S+)$", re.MULTILINE)
 
 

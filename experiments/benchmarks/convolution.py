@@ -24,9 +24,10 @@ from absl import flags
 from experiments import cli
 from experiments.benchmarks import torch_peers
 from experiments.benchmarks.measuring import temporary_megabytes
+from experiments.benchmarks.workloads import WAYS, Workload, flops, make_episodes
 from experiments.publish import results
 from experiments.publish.results import Record
-from maml_jax import Episode, Examples, InnerLoop, MetaParams
+from maml_jax import Episode, InnerLoop, MetaParams
 from maml_jax.meta.batching import sum_over_tasks
 from maml_jax.models.conv4 import Conv4
 from maml_jax.models.losses import classification_loss
@@ -48,20 +49,6 @@ _NAME = flags.DEFINE_string("name", None, "of the result; benchmark_MODE by defa
 MeanGradient = Callable[[Params, Episode], tuple[Array, Params]]
 
 
-class Workload(NamedTuple):
-    """A meta-batch: 5-way episodes, B tasks, K inner steps."""
-
-    tasks: int
-    steps: int
-    shots: int
-    query_shots: int
-    size: int
-    channels: int
-    filters: int
-    max_pool: bool
-    step_size: float  # α on the mean cross-entropy
-
-
 class Variant(NamedTuple):
     """How the convolution is computed and how tasks are batched."""
 
@@ -71,7 +58,6 @@ class Variant(NamedTuple):
     devices: int = 1
 
 
-WAYS = 5
 MATMUL = 2048
 PAUSE = 0.3  # seconds: the threads of the run before, PyTorch's above all, spin on for a while
 WORKLOADS = {
@@ -95,36 +81,6 @@ def make_variants() -> dict[str, Variant]:
     if devices > 1:
         variants["im2col, scan, split over devices"] = Variant("im2col", 1, devices=devices)
     return variants
-
-
-def flops(workload: Workload) -> float:
-    """FLOPs of the matrix products that an exact meta-gradient needs.
-
-    g of one loss's gradient is three products a layer (output, kernel and input gradient), without
-    the input gradient of the first. An inner step is g and its derivative along a vector, 2 g.
-    """
-    size, channels, forward = workload.size, workload.channels, []
-    for _ in range(4):
-        outputs = size if workload.max_pool else -(-size // 2)
-        forward.append(2 * outputs**2 * 9 * channels * workload.filters)
-        size, channels = (size // 2 if workload.max_pool else outputs), workload.filters
-    gradient = 3 * sum(forward) - forward[0]
-    images = workload.shots * workload.steps * 3 + workload.query_shots
-    return float(workload.tasks * WAYS * images * gradient)
-
-
-def make_episodes(workload: Workload, key: Array) -> Episode:
-    """Episodes [B] of noise around a mean image a class: arithmetic is what is timed."""
-
-    def examples(key: Array, shots: int) -> Examples:
-        shape = (workload.tasks, WAYS, shots, workload.size, workload.size, workload.channels)
-        means = jax.random.uniform(mean_key, (*shape[:2], 1, *shape[3:]))
-        images = (means + jax.random.uniform(key, shape)).reshape(shape[0], -1, *shape[3:])
-        targets = jnp.tile(jnp.repeat(jnp.arange(WAYS), shots), (workload.tasks, 1))
-        return Examples(images, targets)
-
-    mean_key, support_key, query_key = jax.random.split(key, 3)
-    return Episode(examples(support_key, workload.shots), examples(query_key, workload.query_shots))
 
 
 def meta_gradient(

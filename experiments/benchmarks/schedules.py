@@ -32,8 +32,9 @@ from maml_jax.keys import stream_key, task_keys
 from maml_jax.lengths import Schedule
 from maml_jax.meta.batching import map_tasks
 from maml_jax.run import provenance
-from maml_jax.run.build import Experiment, build, fastest_chunk
+from maml_jax.run.build import Experiment, build
 from maml_jax.run.pruning import FILE, read_schedule
+from maml_jax.run.training import fastest_chunk
 from maml_jax.run.workdir import load_run
 from maml_jax.types import Array, Params, TrainState
 

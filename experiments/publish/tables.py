@@ -13,6 +13,7 @@ from absl import app
 from experiments.publish import (
     benchmark_tables,
     config_tables,
+    device_tables,
     ledger_tables,
     length_tables,
     model_tables,
@@ -35,6 +36,8 @@ PAGES = (
     ROOT / "docs" / "ledger.md",
     ROOT / "docs" / "report.md",
     ROOT / "docs" / "results.md",
+    ROOT / "docs" / "sweeps.md",
+    results.RESULTS.parent / "device" / "README.md",
     ROOT / "docs" / "using_models.md",
     results.RESULTS / "README.md",
 )
@@ -117,6 +120,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "benchmark_resnet12": benchmark_tables.benchmark_resnet12,
     "benchmark_schedules": benchmark_tables.benchmark_schedules,
     "benchmark_checkpoints": benchmark_tables.benchmark_checkpoints,
+    "populations": device_tables.populations,
+    "device_peers": device_tables.device_peers,
+    "device_variants": device_tables.device_variants,
     "navigation": reinforcement_tables.navigation,
     "navigation_later_step_sizes": reinforcement_tables.later_step_sizes,
     "benchmark_environments": reinforcement_tables.benchmark_environments,

@@ -101,13 +101,13 @@ def check_fields(name: str, fields: Collection[str]) -> None:
         )
 
 
-def check_norm(name: str, norm: float | None) -> None:
-    """Checks a bound of gradients.
+def check_norm(name: str, norm: float | Array | None) -> None:
+    """Checks a bound of gradients, unless it is an array, as in a population.
 
     Raises:
       ValueError: it is not positive.
     """
-    if norm is not None and not norm > 0:
+    if norm is not None and not isinstance(norm, jax.Array) and not norm > 0:
         raise ValueError(f"{name}={norm} is not allowed; use a positive number, or None")
 
 
@@ -170,8 +170,8 @@ class _OuterChain(optax.GradientTransformationExtraArgs):  # type: ignore[misc]
 def outer_chain(
     learned: Mapping[str, optax.GradientTransformation],
     *,
-    clip: float | None = None,
-    clip_norm: float | None = None,
+    clip: float | Array | None = None,
+    clip_norm: float | Array | None = None,
 ) -> optax.GradientTransformation:
     """An optax chain over MetaParams, with one optimizer for each learned field.
 

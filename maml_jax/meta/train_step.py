@@ -90,7 +90,7 @@ def _hold_constant(meta_params: MetaParams, learned: Collection[str]) -> MetaPar
     return meta_params._replace(**jax.lax.stop_gradient(constants))
 
 
-def _clip(grads: MetaParams, norm: float | None) -> MetaParams:
+def _clip(grads: MetaParams, norm: float | Array | None) -> MetaParams:
     if norm is None:
         return grads
     clip = optax.clip_by_global_norm(norm)
@@ -168,7 +168,7 @@ class TrainStep:
     _: dataclasses.KW_ONLY
     prepare: PrepareFn = same_episode
     tasks_per_chunk: int | None = None
-    task_clip_norm: float | None = None
+    task_clip_norm: float | Array | None = None
     record: bool = False
     learned: Collection[str] = MetaParams._fields
 

@@ -1,54 +1,35 @@
 """From a config to functions: the state, the train loop and the evaluation of one run."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-import optax
 from ml_collections import ConfigDict
 
 from maml_jax.inner.adapt import InnerLoop
-from maml_jax.inner.meta_gradients import META_GRADIENTS, implicit
-from maml_jax.inner.optimizers.clipping import clip_by_norm
 from maml_jax.inner.step_sizes import STEP_SIZES
 from maml_jax.keys import stream_key
-from maml_jax.lengths.cost import Budget, LearnedLengths, annealed, compute_cost, mean_length_cost
-from maml_jax.lengths.gates import Gates, always_on
-from maml_jax.lengths.schedule import Schedule
-from maml_jax.meta.objective import Objective, multi_step_weights
+from maml_jax.lengths.gates import Gates
 from maml_jax.meta.outer import OuterStep
-from maml_jax.meta.train_step import TrainStep, init_state, with_constant_lengths
-from maml_jax.parallel import (
-    cores_that_divide,
-    make_train_loop,
-    use_cpu_devices,
-)
+from maml_jax.meta.train_step import init_state
+from maml_jax.parallel import cores_that_divide, use_cpu_devices
 from maml_jax.run.config import completed, resolve
 from maml_jax.run.ensemble import EvaluateEnsembleFn, make_ensemble_evaluation
 from maml_jax.run.evaluation import (
     EvaluateFn,
     Evaluation,
+    Programs,
     first_step_size,
     make_evaluate,
     with_later_step_sizes,
 )
 from maml_jax.run.learned import LearnedSummary
-from maml_jax.run.outer import make_outer_step
 from maml_jax.run.problems import TASKS, Inputs, Problem
 from maml_jax.run.spec import RunSpec
+from maml_jax.run.training import make_inner_loop, make_run_loop, make_train_step, one_by_one
 from maml_jax.run.ways import with_ways
-from maml_jax.tasks.host import HostFeed
-from maml_jax.types import (
-    MakeOptimizer,
-    MetaParams,
-    Metrics,
-    PyTree,
-    TrainLoop,
-    TrainState,
-)
+from maml_jax.types import MetaParams, PyTree, TrainLoop, TrainState
 
 
 class InitFn(Protocol):
@@ -70,106 +51,7 @@ class Experiment(NamedTuple):
     evaluate_ensemble: EvaluateEnsembleFn
     learned: LearnedSummary
     at_test: "Callable[[MetaParams], tuple[Experiment, MetaParams]]"  # with outputs for eval.ways
-
-
-def _one_by_one(spec: RunSpec) -> bool:
-    """Whether a CPU core is fastest with one task at a time: networks of images."""
-    return spec.task.name == "images"
-
-
-def fastest_chunk(spec: RunSpec) -> int | None:
-    """How many tasks at once are fastest on the backend; None: all."""
-    return 1 if _one_by_one(spec) and jax.default_backend() == "cpu" else None
-
-
-def _learned_lengths(spec: RunSpec, gates: Gates, learned: LearnedSummary) -> LearnedLengths:
-    """Cost and temperature of learned lengths."""
-    settings = spec.lengths
-    if settings.cost == "compute":
-        cost = compute_cost(gates, learned.adapted, learned.costs)
-    else:
-        cost = mean_length_cost(gates, learned.adapted)
-    temperature = annealed(settings.temperature, settings.final_temperature, spec.num_meta_steps)
-    budget = Budget(settings.cost_weight, settings.budget or None, settings.dual_rate)
-    return LearnedLengths(gates, temperature, cost, budget)
-
-
-def _make_train_loop(
-    spec: RunSpec,
-    train_step: TrainStep,
-    problem: Problem,
-    learned: LearnedSummary,
-    *,
-    training: bool,
-) -> TrainLoop:
-    """The train loop on the device's own episodes, or on those that the host gathers.
-
-    It begins with `inner.first_order_until` meta-steps of first-order meta-gradients, and from
-    `lengths.freeze_at` on it is compiled for the lengths that are learned until then.
-    """
-    feed = None
-    if problem.host_episodes is not None:
-        tasks = range(spec.meta_batch_size)
-        feed = HostFeed(problem.host_episodes(stream_key(spec.seed, "train"), tasks))
-    objective = train_step.objective
-    assert isinstance(objective, Objective)
-    inner_loop, freezes = objective.inner_loop, spec.learns_lengths
-
-    @cache
-    def phase(first: bool, schedule: Schedule | None) -> TrainLoop:
-        loop = dataclasses.replace(inner_loop, schedule=schedule)
-        if first:
-            loop = dataclasses.replace(loop, meta_gradient="first_order")
-        step = dataclasses.replace(
-            train_step, objective=dataclasses.replace(objective, inner_loop=loop)
-        )
-        if schedule is not None:
-            step = with_constant_lengths(step)
-        return make_train_loop(step, meta_batch_size=spec.meta_batch_size)
-
-    def train(
-        state: TrainState, num_steps: int, episodes: PyTree = None
-    ) -> tuple[TrainState, Metrics]:
-        step = int(state.step)
-        episodes = feed(step, num_steps) if feed is not None else episodes
-        schedule = None
-        if freezes and step >= spec.freeze_step:
-            schedule = learned.schedule(state.meta_params, spec.train_steps)
-        return phase(step < spec.inner.first_order_until, schedule)(state, num_steps, episodes)
-
-    if training:  # tells at once what the devices do not allow
-        phase(False, None)
-    return train
-
-
-def _make_inner_loop(
-    spec: RunSpec, problem: Problem, learned: LearnedSummary
-) -> Callable[[int], InnerLoop]:
-    """Number of steps -> inner loop, with hard gates."""
-    inner, gates = spec.inner, learned.gates
-    estimator = META_GRADIENTS[inner.meta_gradient]
-
-    def make_optimizer(num_steps: int) -> MakeOptimizer:
-        make = learned.make_optimizer(num_steps)
-        if not inner.clip_norm:
-            return make
-        return lambda hyper: optax.chain(clip_by_norm(inner.clip_norm), make(hyper))
-
-    def inner_loop(num_steps: int) -> InnerLoop:
-        return InnerLoop(
-            problem.loss,
-            make_optimizer(num_steps),
-            num_steps=num_steps,
-            gates=always_on if gates is None else gates.hard,
-            step_sizes=STEP_SIZES[inner.step_sizes].at_step,
-            meta_gradient=implicit(inner.cg_steps) if estimator.needs_proximal else estimator,
-            proximal=inner.proximal if estimator.needs_proximal else 0.0,
-            adapts=learned.adapts,
-            at_step=problem.at_step,
-            support_at=problem.support_at,
-        )
-
-    return inner_loop
+    programs: Programs  # of evaluations
 
 
 def _unchanged(meta_params: MetaParams) -> MetaParams:
@@ -216,14 +98,20 @@ def build(config: ConfigDict, *, training: bool = True, inputs: Inputs | None = 
     spec = resolve(config)
     config = completed(config)
     if inputs is None:
-        cores = cores_that_divide(spec.meta_batch_size) if _one_by_one(spec) else 1
+        cores = cores_that_divide(spec.meta_batch_size) if one_by_one(spec) else 1
         use_cpu_devices(spec.cpu_devices or cores)
     task = TASKS[spec.task.name]
     if inputs is not None and task.without_data is not None:
         problem = task.without_data(spec, inputs)
     else:
         problem = task.build(spec)
-    return _assemble(config, spec, problem, training=training)
+    return _assemble(config, spec, problem, {}, training=training)
+
+
+def build_alike(experiment: Experiment, config: ConfigDict) -> Experiment:
+    """The functions of a run whose tasks, network and program are those of another one."""
+    spec, programs = resolve(config), experiment.programs
+    return _assemble(completed(config), spec, experiment.problem, programs, training=False)
 
 
 def for_ways(experiment: Experiment, ways: int) -> Experiment:
@@ -236,52 +124,35 @@ def for_ways(experiment: Experiment, ways: int) -> Experiment:
         problem = task.without_data(spec, inputs)._replace(sampler=problem.sampler)
     else:
         problem = task.build(spec)
-    return _assemble(config, spec, problem, training=False)
+    return _assemble(config, spec, problem, experiment.programs, training=False)
 
 
-def _assemble(config: ConfigDict, spec: RunSpec, problem: Problem, *, training: bool) -> Experiment:
+def _assemble(
+    config: ConfigDict, spec: RunSpec, problem: Problem, programs: Programs, *, training: bool
+) -> Experiment:
     def adapts(path: str) -> bool:
         return spec.entry.adapts(path) and (spec.entry.norms_adapt or problem.adapts(path))
 
-    gates = weights = None
+    gates = None
     if spec.learns_lengths:
         settings = spec.lengths
         gates = Gates(settings.gate, settings.granularity, num_steps=spec.inner.num_steps)
-    if spec.outer.objective == "multi_step":
-        weights = multi_step_weights(spec.train_steps, spec.outer.multi_step_anneal)
     learned = LearnedSummary(spec, problem, adapts, gates)
-    inner_loop = _make_inner_loop(spec, problem, learned)
+    inner_loop = make_inner_loop(spec, problem, learned)
     at_test = with_later_step_sizes(inner_loop, spec.eval.later_step_sizes)
-    outer, fields = make_outer_step(spec, gates)
-    sampler = None
-    if training and problem.host_episodes is None:
-        sampler = problem.sampler(spec.task.shots, spec.task.query_shots, "train")
-    train_step = TrainStep(
-        sampler,
-        Objective(
-            inner_loop(spec.train_steps),
-            problem.query_loss or problem.loss,
-            step_weights=weights,
-            lengths=None if gates is None else _learned_lengths(spec, gates, learned),
-        ),
-        outer,
-        prepare=problem.prepare,
-        tasks_per_chunk=spec.tasks_per_chunk or fastest_chunk(spec),
-        task_clip_norm=spec.outer.task_clip_norm or None,
-        record=problem.record and weights is None,
-        learned=fields,
-    )
+    train_step = make_train_step(spec, problem, learned, training=training)
     experiment = Experiment(
         config,
         spec,
         problem,
         at_test,
-        _make_init(spec, problem, learned, outer),
-        _make_train_loop(spec, train_step, problem, learned, training=training),
-        make_evaluate(spec, problem, at_test(spec.eval.num_steps), gates),
+        _make_init(spec, problem, learned, train_step.outer),
+        make_run_loop(spec, train_step, problem, learned, training=training),
+        make_evaluate(spec, problem, at_test(spec.eval.num_steps), gates, programs),
         make_ensemble_evaluation(spec, problem, at_test(spec.eval.num_steps)),
         learned,
         lambda meta_params: (experiment, meta_params),
+        programs,
     )
     if problem.ways in (0, spec.eval.ways):
         return experiment

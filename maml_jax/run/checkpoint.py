@@ -5,11 +5,9 @@ One of another config or program, or one that cannot be read at the moment, ends
 """
 
 import json
-import logging
 import pathlib
-import sys
 import zlib
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
@@ -17,9 +15,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from maml_jax.errors import UsageError
+from maml_jax.parallel.hosts import is_writer, shared
 from maml_jax.run.config import resume_conflicts
-from maml_jax.run.files import DamagedError, Record, loads, read, reason_of, unwritable, writing
+from maml_jax.run.files import DamagedError, Record, loads, read, unwritable, writing
 from maml_jax.run.messages import note
+from maml_jax.run.orbax import own_files, quiet_orbax, restore_with_orbax
 from maml_jax.types import PyTree, TrainState
 
 _METADATA = "_CHECKPOINT_METADATA"  # Orbax's own file, which also holds what is given to it
@@ -139,57 +139,12 @@ def _check_fits(checkpoint: pathlib.Path, saved: Leaves, expected: Leaves) -> No
         )
 
 
-def _restore(checkpoint: pathlib.Path, host: TrainState) -> PyTree:
-    """Reads the state with Orbax, twice where it fails: a passing fault is no damage."""
-    _quiet_orbax()
-    for attempt in (1, 2):
-        try:
-            with ocp.StandardCheckpointer() as checkpointer:
-                return checkpointer.restore(checkpoint.absolute() / "default", host)
-        except Exception as error:  # Orbax raises many kinds for damaged files
-            if attempt == 2:
-                _check_readable(checkpoint)
-                raise DamagedError(reason_of(error)) from error
-    raise AssertionError
-
-
-@cache
-def _quiet_orbax() -> None:
-    """Drops the pages that are printed about an error that Orbax raises as well."""
-
-    def keep(record: logging.LogRecord) -> bool:
-        return "orbax" not in record.pathname and "never retrieved" not in record.getMessage()
-
-    def hook(unraisable: Any) -> None:
-        if "Event loop is closed" not in str(unraisable.exc_value):
-            before(unraisable)
-
-    # Where one leaf fails, the others are still under way when their event loop ends.
-    before, sys.unraisablehook = sys.unraisablehook, hook
-    for name in ("absl", "asyncio"):
-        logging.getLogger(name).addFilter(keep)
-
-
-def _check_readable(checkpoint: pathlib.Path) -> None:
-    try:
-        for path in checkpoint.rglob("*"):
-            if path.is_file():
-                path.read_bytes()
-    except FileNotFoundError:  # a run has replaced the checkpoint meanwhile
-        return
-    except OSError as error:
-        raise UsageError(
-            f"checkpoint {checkpoint} cannot be read at the moment ({error.strerror}); nothing was "
-            "changed. Call the same command again when it can"
-        ) from error
-
-
 def _read(checkpoint: pathlib.Path, template: TrainState, config: Record) -> Restored:
     host, about = _to_host(template), _read_about(checkpoint)
     if about:
         _check_config(checkpoint, about, config)
         _check_fits(checkpoint, about["leaves"], _leaves(host))
-    tree = _restore(checkpoint, host)
+    tree = restore_with_orbax(checkpoint, host)
     leaves = _leaves(tree)
     if not about:
         _check_fits(checkpoint, leaves, _leaves(host))
@@ -211,6 +166,16 @@ def newest(directory: pathlib.Path, template: TrainState, config: Record) -> Res
       UsageError: there are checkpoints and all are damaged, or the newest is of another config or
         program, or it cannot be read at the moment. Nothing was changed.
     """
+
+    def of_writer() -> Restored | None:
+        found = _newest(directory, template, config)
+        return found and found._replace(state=_to_host(found.state))
+
+    restored = shared(of_writer)
+    return restored and restored._replace(state=_from_host(restored.state, template.key))
+
+
+def _newest(directory: pathlib.Path, template: TrainState, config: Record) -> Restored | None:
     steps, damaged = _steps(directory), dict[pathlib.Path, str]()
     for step in reversed(steps):
         checkpoint = directory / str(step)
@@ -218,7 +183,7 @@ def newest(directory: pathlib.Path, template: TrainState, config: Record) -> Res
             restored = _read(checkpoint, template, config)
         except DamagedError as error:
             if _steps(directory) != steps:  # a run has replaced the checkpoint meanwhile
-                return newest(directory, template, config)
+                return _newest(directory, template, config)
             damaged[checkpoint] = str(error)
             continue
         for path, reason in damaged.items():
@@ -239,13 +204,19 @@ def every(directory: pathlib.Path, template: TrainState, config: Record) -> list
     Raises:
       UsageError: one is of another config or program, or cannot be read at the moment.
     """
-    found = []
-    for step in _steps(directory):
-        try:
-            found.append(_read(directory / str(step), template, config))
-        except DamagedError as error:
-            note(f"checkpoint {directory / str(step)} is damaged ({error}); leaving it out")
-    return found
+
+    def of_writer() -> list[Restored]:
+        found = []
+        for step in _steps(directory):
+            try:
+                restored = _read(directory / str(step), template, config)
+            except DamagedError as error:
+                note(f"checkpoint {directory / str(step)} is damaged ({error}); leaving it out")
+            else:
+                found.append(restored._replace(state=_to_host(restored.state)))
+        return found
+
+    return [of._replace(state=_from_host(of.state, template.key)) for of in shared(of_writer)]
 
 
 class Checkpoints:
@@ -259,22 +230,27 @@ class Checkpoints:
 
     @cached_property
     def _manager(self) -> ocp.CheckpointManager:
-        _quiet_orbax()
+        quiet_orbax()
+        self._directory.mkdir(parents=True, exist_ok=True)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=self._keep,
+            create=False,
             cleanup_tmp_directories=True,  # of killed writers
             lightweight_initialize=True,  # else damaged metadata would end the call
+            multiprocessing_options=own_files(),
         )
         return ocp.CheckpointManager(self._directory.absolute(), options=options)
 
     def restore(self, template: TrainState) -> Restored | None:
         """Reads as `newest` does, and moves the damaged ones into damaged_NAME beside the folder.
 
+        Of several processes, only the writer has checkpoints, and the others get what it reads.
+
         Raises:
           UsageError: see `newest`.
         """
         restored = newest(self._directory, template, self._config)
-        for checkpoint in restored.damaged if restored else []:
+        for checkpoint in restored.damaged if restored and is_writer() else []:
             aside = self._directory.with_name(f"damaged_{self._directory.name}")
             target, number = aside / checkpoint.name, 1
             with writing(target):
@@ -295,6 +271,8 @@ class Checkpoints:
           UsageError: this checkpoint or the one before cannot be written.
         """
         step = int(state.step)
+        if not is_writer():
+            return
         try:
             if step in self._manager.all_steps():
                 return
@@ -313,6 +291,8 @@ class Checkpoints:
         Raises:
           UsageError: it cannot be removed.
         """
+        if not is_writer():
+            return
         self.wait()
         try:
             self._manager.delete(step)

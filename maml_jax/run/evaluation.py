@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from functools import cache
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -83,20 +82,47 @@ def with_later_step_sizes(
     return make if factor == 1 else inner_loop
 
 
+# Compiled evaluations by what they depend on: runs that differ in their seeds alone share them.
+Programs = dict[tuple[Any, ...], EpisodeEvaluationFn]
+
+
 def make_evaluate(
-    spec: RunSpec, problem: Problem, inner_loop: InnerLoop, gates: Gates | None
+    spec: RunSpec,
+    problem: Problem,
+    inner_loop: InnerLoop,
+    gates: Gates | None,
+    programs: Programs,
 ) -> EvaluateFn:
     """The evaluation of a run.
 
     An algorithm that tunes its step size at test does so on the validation stream.
-    """
 
-    @cache
+    Args:
+      spec: of the run.
+      problem: its tasks and its network.
+      inner_loop: with hard gates.
+      gates: of learned lengths; None if none are learned.
+      programs: what it compiles, and what runs of the same program have compiled.
+    """
+    last = spec.lengths.final_temperature
+    numbers = (
+        spec.task.ways,
+        spec.inner.clip_norm,
+        inner_loop.proximal,
+        spec.eval.later_step_sizes,
+    )
+
     def on(stream: str, soft: bool, schedule: Schedule | None) -> EpisodeEvaluationFn:
+        of = (*numbers, stream, schedule, last if soft and gates is not None else None)
+        if of not in programs:
+            programs[of] = program(stream, soft, schedule)
+        return programs[of]
+
+    def program(stream: str, soft: bool, schedule: Schedule | None) -> EpisodeEvaluationFn:
         episodes = {"validation": spec.eval.validation_episodes, "test": spec.eval.num_episodes}
         adapt: AdaptFn = dataclasses.replace(inner_loop, schedule=schedule)
         if soft and gates is not None:
-            adapt = with_soft_gates(inner_loop, gates, spec.lengths.final_temperature)
+            adapt = with_soft_gates(inner_loop, gates, last)
         return make_episode_evaluation(
             adapt,
             problem.query_loss or problem.loss,

@@ -1,46 +1,45 @@
 """The training loop of a run: dispatches, logs, checkpoints, resume, stop and evaluation."""
 
-import math
 import os
 import pathlib
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 from ml_collections import ConfigDict
+from tqdm import tqdm
 
 from maml_jax.errors import DivergedError
+from maml_jax.parallel.hosts import in_any_process, is_writer
 from maml_jax.run import files, provenance
 from maml_jax.run.build import Experiment, build
-from maml_jax.run.checkpoint import Checkpoints, has_checkpoint
+from maml_jax.run.checkpoint import has_checkpoint
 from maml_jax.run.config import baseline_config
-from maml_jax.run.ensemble import Members
 from maml_jax.run.episode_table import EpisodeTable
 from maml_jax.run.files import Record
 from maml_jax.run.formats import plural
 from maml_jax.run.loading import load
 from maml_jax.run.messages import note
 from maml_jax.run.metrics import read_metrics
-from maml_jax.run.progress import Progress, crossed
 from maml_jax.run.pruning import schedule_maker
 from maml_jax.run.spec import RunSpec
+from maml_jax.run.tracking import RunInTraining, or_rewards
 from maml_jax.run.warm_start import start_from
 from maml_jax.run.workdir import (
-    BEST,
     CHECKPOINTS,
-    as_json,
+    MakeSchedule,
     evaluate_both,
     load_run,
     open_workdir,
     write_evaluation,
     write_inputs,
 )
-from maml_jax.types import TrainState
+from maml_jax.types import Metrics, TrainState
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error
@@ -83,60 +82,33 @@ def _next_stop(step: int, spec: RunSpec) -> int:
     return min(end for end in ends if end > step)
 
 
-class _Selection:
-    """Keeps the parameters with the best validation so far, in workdir/best_checkpoints.
+class States(Protocol):
+    """The states of runs that are trained together."""
 
-    Attributes:
-      step: the meta-step of these parameters; None as long as there are none.
-    """
+    def advance(self, active: Sequence[int], step: int, number: int, /) -> Sequence[Metrics]:
+        """Trains the active runs, which are at `step`, and returns metrics for every run."""
 
-    def __init__(self, experiment: Experiment, workdir: pathlib.Path, state: TrainState) -> None:
-        """Goes on from what a run has kept that is at `state`.
+    def of(self, index: int, /) -> TrainState:
+        """The state of one run."""
 
-        Raises:
-          UsageError: what it has kept cannot be read.
-        """
+
+class _One:
+    """The state of a single run."""
+
+    def __init__(self, experiment: Experiment, state: TrainState) -> None:
         self._experiment = experiment
-        config = as_json(experiment.config)
-        self._checkpoints = Checkpoints(workdir / BEST, config, keep=1)
-        self._members = Members(workdir, state, config, experiment.spec.eval.ensemble)
-        best = self._checkpoints.restore(state)
-        self.step = None if best is None else int(best.state.step)
-        self._best = -math.inf
-        if best is not None:
-            self._best = best.about.get("score", _logged_best(workdir, int(state.step)))
+        self._state = state
 
-    def validate(self, state: TrainState, progress: Progress) -> None:
-        """Scores the state by accuracy after the last inner step, or by −loss without accuracy."""
-        evaluation = self._experiment.evaluate(state.meta_params, "validation")
-        last = {name: float(est.finite_mean[-1]) for name, est in evaluation.estimates.items()}
-        score = last.get("accuracy", -last["loss"])
-        values = {f"validation_{name}": value for name, value in last.items()}
-        values["validation_loss_median"] = float(evaluation.estimates["loss"].median[-1])
-        values |= {"validation_score": score, "validation_nonfinite": evaluation.counts.not_finite}
-        progress.write_validation(int(state.step), values)
-        if score > self._best:
-            self._best, self.step = score, int(state.step)
-            self._checkpoints.save(state, score=score)
-        self._members.add(state, score)
+    def advance(self, active: Sequence[int], step: int, number: int) -> Sequence[Metrics]:
+        """Trains the active runs."""
+        del active, step
+        self._state, metrics = self._experiment.train(self._state, number)
+        return [metrics]
 
-    def wait(self) -> None:
-        """Waits until the parameters are written."""
-        self._checkpoints.wait()
-        self._members.wait()
-
-    def close(self) -> None:
-        """Waits until the parameters are written, and ends the threads that write."""
-        self._checkpoints.close()
-        self._members.close()
-
-
-def _logged_best(workdir: pathlib.Path, step: int) -> float:
-    """The best score up to a step, of a run that did not keep it beside the parameters."""
-    scores = [
-        line.get("validation_score") for line in read_metrics(workdir) if line["step"] <= step
-    ]
-    return max((score for score in scores if score is not None), default=-math.inf)
+    def of(self, index: int) -> TrainState:
+        """The state of one run."""
+        del index
+        return self._state
 
 
 def train(
@@ -155,73 +127,70 @@ def train(
         is saved.
       UsageError: a file of the run cannot be read or written.
     """
-    spec = experiment.spec
-    checkpoints = Checkpoints(
-        workdir / CHECKPOINTS, as_json(experiment.config), spec.checkpoint.keep
-    )
-    state, about = first or experiment.init(), Record()
-    restored = checkpoints.restore(state)
-    if restored is not None:
-        state, about = restored.state, restored.about
-        note(f"resuming from meta-step {int(state.step)} of {spec.num_meta_steps}")
-    selection = _Selection(experiment, workdir, state)
-    progress = Progress(spec, workdir, int(state.step), about.get("log"))
-    if (selection.step or 0) < (about.get("best_step") or 0):
-        note(f"{BEST} lacks the best parameters before the checkpoint; going on without them")
+    run = RunInTraining(experiment, workdir, first)
+    states = _One(experiment, run.first)
+    train_together([run], states)
+    if run.failure is not None:
+        raise run.failure
+    return states.of(0)
 
-    def save(state: TrainState) -> None:
-        selection.wait()  # the best parameters are on the disk before a checkpoint counts on them
-        checkpoints.save(state, log=progress.packed_log(), best_step=selection.step)
 
-    with closing(checkpoints), closing(selection), closing(progress), stop_requests() as received:
-        step = int(state.step)
-        if step < spec.num_meta_steps:
+def train_together(runs: Sequence[RunInTraining], states: States) -> None:
+    """Trains runs of one program to their last meta-step, those that are behind first.
+
+    A run that diverges is marked as failed and left out; the others go on.
+
+    Raises:
+      Interrupted: SIGTERM or Ctrl-C; all states are saved.
+      UsageError: a file of a run cannot be written.
+    """
+    spec, total = runs[0].spec, sum(run.spec.num_meta_steps for run in runs)
+    name = runs[0].workdir.name if len(runs) == 1 else f"{len(runs)} runs"
+    with ExitStack() as open_files, stop_requests() as received:
+        for run in runs:
+            open_files.enter_context(closing(run))
+        left = [index for index, run in enumerate(runs) if not run.ended]
+        if left:
             note("compiling (once) ...")
-        while step < spec.num_meta_steps:
-            stop = _next_stop(step, spec)
-            state, metrics = experiment.train(state, stop - step)
-            progress.update(stop, metrics, partial(experiment.learned.summary, state.meta_params))
-            _check_finite(state, spec, save)
-            done = stop == spec.num_meta_steps
-            every = spec.eval.validation_every
-            if every and (done or crossed(step, stop, every)):
-                selection.validate(state, progress)
-            if received or done or crossed(step, stop, spec.checkpoint.every):
-                save(state)
-            if received:
-                raise Interrupted(f"at meta-step {stop}", 128 + received[0])
-            step = stop
-    _check_moved(state, spec)
-    return state
-
-
-def _check_finite(state: TrainState, spec: RunSpec, save: Callable[[TrainState], None]) -> None:
-    skipped = int(state.skipped)
-    if skipped > spec.outer.max_nonfinite:
-        save(state)
-        raise DivergedError(
-            f"{skipped} updates were not finite by meta-step {int(state.step)}, more than "
-            f"outer.max_nonfinite={spec.outer.max_nonfinite}; the last good state is saved. "
-            f"Lower inner.step_size or outer.learning_rate{_or_rewards(spec)}"
+        started = sum(run.step for run in runs)
+        bar = tqdm(
+            total=total, initial=started, unit=" meta-steps", desc=name, disable=not is_writer()
         )
+        open_files.enter_context(closing(bar))
+        while left:
+            step = min(runs[index].step for index in left)
+            active = [index for index in left if runs[index].step == step]
+            ahead = [runs[index].step for index in left if runs[index].step > step]
+            stop = min([_next_stop(step, spec), *ahead])
+            metrics = states.advance(active, step, stop - step)
+            stopping = in_any_process(bool(received))
+            for index in active:
+                run = runs[index]
+                try:
+                    run.reach(stop, metrics[index], partial(states.of, index), save=stopping)
+                except DivergedError as error:
+                    run.failure = error
+                    if len(runs) > 1:
+                        note(f"{run.workdir}: {error}. The other runs go on")
+                bar.update(stop - step)
+            bar.set_postfix(loss=f"{float(metrics[active[0]]['loss']):.4g}")
+            left = [index for index in left if not runs[index].ended]
+            if stopping:
+                number = received[0] if received else signal.SIGTERM
+                raise Interrupted(f"at meta-step {stop}", 128 + number)
+    for index, run in enumerate(runs):
+        run.failure = run.failure or _unmoved(states.of(index), run.spec)
 
 
-def _or_rewards(spec: RunSpec) -> str:
-    """What else may be wrong in reinforcement learning."""
-    if spec.task.name != "rl":
-        return ""
-    name = spec.own["rl"].environment
-    return f", or see with maml_jax.rl.testing.check_environment({name!r}) if rewards are finite"
-
-
-def _check_moved(state: TrainState, spec: RunSpec) -> None:
+def _unmoved(state: TrainState, spec: RunSpec) -> DivergedError | None:
     skipped = int(state.skipped)
-    if skipped and skipped == int(state.step):
-        raise DivergedError(
-            f"none of the {skipped} updates was finite: the parameters are the initial ones. "
-            f"Lower inner.step_size or outer.learning_rate{_or_rewards(spec)}, and use another "
-            "--workdir"
-        )
+    if not skipped or skipped < int(state.step):
+        return None
+    return DivergedError(
+        f"none of the {skipped} updates was finite: the parameters are the initial ones. "
+        f"Lower inner.step_size or outer.learning_rate{or_rewards(spec)}, and use another "
+        "--workdir"
+    )
 
 
 def evaluate_run(
@@ -263,7 +232,9 @@ def _total(workdir: pathlib.Path, name: str) -> float:
     return sum(float(line.get(name) or 0.0) for line in read_metrics(workdir))
 
 
-def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike[str]) -> Record:
+def train_and_evaluate(
+    config: ConfigDict, workdir: str | os.PathLike[str], *, baselines: bool = True
+) -> Record:
     """Trains or resumes a run and its baselines, and evaluates them on held-out episodes.
 
     Args:
@@ -271,6 +242,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike[str]) -> R
       workdir: folder of this run; holds config.json, checkpoints, metrics.jsonl, TensorBoard
         events and, at the end, evaluation.json. Baselines are runs in folders below it. One
         process at a time can write it.
+      baselines: False leaves the baselines out.
+      baselines: False leaves them out.
 
     Returns:
       The record that is also in evaluation.json.
@@ -280,26 +253,53 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike[str]) -> R
       Interrupted: SIGTERM or Ctrl-C; the state is saved.
     """
     folder = files.local_folder(workdir)
-    experiment, first = build(config), None
+    experiment = build(config)
     config = experiment.config
-    if config.init_from and not has_checkpoint(folder / CHECKPOINTS):
-        first = start_from(load(config.init_from), experiment)
     with files.locked(folder):
-        open_workdir(config, folder)
-        write_inputs(experiment.problem.inputs, folder)
+        first = prepare(experiment, folder)
         state = train(experiment, folder, first)
-        started = time.perf_counter()
-        _announce_evaluation(experiment.spec)
-        record = evaluate_both(experiment, state, folder).record | {
-            "train_seconds": round(_total(folder, "seconds"), 1),
-            "nonfinite_tasks": round(_total(folder, "nonfinite_tasks")),  # dropped in training
-            "evaluate_seconds": round(time.perf_counter() - started, 1),
-            **provenance.describe(),
-        }
-        write_evaluation(folder, record)
+        record = finish(experiment, folder, state)
+    if not baselines:
+        return record
     if config.baselines:
         names = f"{plural(len(config.baselines), 'baseline')}: {', '.join(config.baselines)}"
         note(f"also training {names}")
     for name in config.baselines:
         train_and_evaluate(baseline_config(config, name), folder / name)
+    return record
+
+
+def prepare(experiment: Experiment, folder: pathlib.Path) -> TrainState | None:
+    """Opens the workdir of a run; returns the state that it starts from if that is not its own.
+
+    Raises:
+      UsageError: a value, a folder or a checkpoint cannot be used; nothing is overwritten.
+    """
+    first, config = None, experiment.config
+    if config.init_from and not has_checkpoint(folder / CHECKPOINTS):
+        first = start_from(load(config.init_from), experiment)
+    open_workdir(config, folder)
+    write_inputs(experiment.problem.inputs, folder)
+    return first
+
+
+def finish(
+    experiment: Experiment,
+    folder: pathlib.Path,
+    state: TrainState,
+    make_schedule: MakeSchedule | None = None,
+    **about: Any,
+) -> Record:
+    """Evaluates a trained run and writes its evaluation, with `about` in it."""
+    started = time.perf_counter()
+    _announce_evaluation(experiment.spec)
+    evaluated = evaluate_both(experiment, state, folder, make_schedule)
+    record = evaluated.record | {
+        "train_seconds": round(_total(folder, "seconds"), 1),
+        "nonfinite_tasks": round(_total(folder, "nonfinite_tasks")),  # dropped in training
+        "evaluate_seconds": round(time.perf_counter() - started, 1),
+        **about,
+        **provenance.describe(),
+    }
+    write_evaluation(folder, record)
     return record

@@ -17,10 +17,11 @@ from maml_jax.keys import stream_key
 from maml_jax.meta.batching import map_tasks
 from maml_jax.run import exported, files
 from maml_jax.run.adapted import Adapted
-from maml_jax.run.build import Experiment, build, fastest_chunk, for_ways
+from maml_jax.run.build import Experiment, build, for_ways
 from maml_jax.run.examples import Classes, as_classes, as_tasks, with_last_axis
 from maml_jax.run.files import Record
 from maml_jax.run.problems import Inputs
+from maml_jax.run.training import fastest_chunk
 from maml_jax.run.ways import with_ways
 from maml_jax.run.workdir import as_json
 from maml_jax.tasks.padding import pad_examples

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -9,6 +10,11 @@ from maml_jax.lengths.gates import Gates
 from maml_jax.meta.outer import OuterStep, keep_within, optax_outer, outer_chain
 from maml_jax.rl.trpo import trpo
 from maml_jax.run.spec import RunSpec
+
+
+def unless_zero(value: Any, otherwise: Any = None) -> Any:
+    """The value, or what 0 stands for; an array, as a population has it, is not 0."""
+    return value if isinstance(value, jax.Array) or value else otherwise
 
 
 def _over_time(spec: RunSpec, rate: float) -> optax.ScalarOrSchedule:
@@ -41,7 +47,7 @@ def _outer_optimizers(
         learned["init"] = optimizers[outer.optimizer]()
     if gates is not None:
         default = 0.05 if gates.kind.is_length else 0.0075
-        lengths_rate = _over_time(spec, outer.lengths_learning_rate or default)
+        lengths_rate = _over_time(spec, unless_zero(outer.lengths_learning_rate, default))
         learned["lengths"] = optax.chain(
             optax.adam(_from_step(outer.lengths_from, lengths_rate)), keep_within(*gates.bounds)
         )
@@ -55,7 +61,8 @@ def _outer_optimizers(
 def make_outer_step(spec: RunSpec, gates: Gates | None) -> tuple[OuterStep, tuple[str, ...]]:
     """The outer step, and the fields of MetaParams that it learns."""
     outer, optimizers = spec.outer, _outer_optimizers(spec, gates)
-    chain = outer_chain(optimizers, clip=outer.clip or None, clip_norm=outer.clip_norm or None)
+    clip, clip_norm = map(unless_zero, (outer.clip, outer.clip_norm))
+    chain = outer_chain(optimizers, clip=clip, clip_norm=clip_norm)
     if outer.optimizer != "trpo":
         return optax_outer(chain, outer.num_updates), tuple(optimizers)
     natural = trpo(chain, max_kl=outer.max_kl, cg_steps=outer.cg_steps, damping=outer.damping)

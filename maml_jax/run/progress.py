@@ -1,10 +1,8 @@
-"""The progress bar and the log of a training."""
+"""The log of a training."""
 
 import pathlib
 import time
 from collections.abc import Callable
-
-from tqdm import tqdm
 
 from maml_jax.errors import UsageError
 from maml_jax.meta.train_step import COUNTS, FINITE_SHARE
@@ -19,16 +17,24 @@ def crossed(before: int, after: int, every: int) -> bool:
 
 
 class Progress:
-    """The progress bar, and the log: means of metrics and sums of counts over log_every steps."""
+    """The log of a run: means of metrics and sums of counts over log_every steps."""
 
-    def __init__(self, spec: RunSpec, workdir: pathlib.Path, step: int, log: str | None) -> None:
-        """Starts, or goes on, at meta-step `step` with the log that a checkpoint holds."""
+    def __init__(
+        self, spec: RunSpec, workdir: pathlib.Path, step: int, log: str | None, runs: int = 1
+    ) -> None:
+        """Goes on from a step.
+
+        Args:
+          spec: of the run.
+          workdir: its folder.
+          step: meta-steps done.
+          log: see `MetricWriter`.
+          runs: that share the time.
+        """
         self._spec = spec
         self._step = step
+        self._runs = runs
         self._writer = MetricWriter(workdir, step, log)
-        self._bar = tqdm(
-            total=spec.num_meta_steps, initial=step, unit=" meta-steps", desc=workdir.name
-        )
         self._start_interval()
 
     def _start_interval(self) -> None:
@@ -47,8 +53,6 @@ class Progress:
             self._sums[name] = self._sums.get(name, 0.0) + weight * float(value)
             self._numbers[name] = self._numbers.get(name, 0) + number
         self._steps += number
-        self._bar.update(number)
-        self._bar.set_postfix(loss=f"{float(metrics['loss']):.4g}")
         if crossed(self._step, step, self._spec.log_every) or step == self._spec.num_meta_steps:
             self._write(step, summary())
         self._step = step
@@ -58,7 +62,7 @@ class Progress:
         self._writer.write(step, values)
 
     def _write(self, step: int, summary: dict[str, float]) -> None:
-        seconds = time.perf_counter() - self._started
+        seconds = (time.perf_counter() - self._started) / self._runs
         means = {n: v if n in COUNTS else v / self._numbers[n] for n, v in self._sums.items()}
         means = {n: v for n, v in means.items() if v != 1 or not n.startswith(FINITE_SHARE)}
         speed = {"seconds": seconds, "meta_steps_per_second": self._steps / seconds}
@@ -70,6 +74,5 @@ class Progress:
         return self._writer.packed_log()
 
     def close(self) -> None:
-        """Closes the bar and flushes the log."""
-        self._bar.close()
+        """Flushes the log."""
         self._writer.close()

@@ -38,10 +38,15 @@ def _commit() -> str:
     return run.stdout.strip() or "unknown"
 
 
+def module() -> str:
+    """The name of the module that was started with python -m; empty if none was."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return str(spec.name) if spec else ""
+
+
 def command() -> str:
     """The command line as a user types it: python -m MODULE ARGS."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    name = f"-m {spec.name}" if spec else os.path.basename(sys.argv[0])
+    name = f"-m {module()}" if module() else os.path.basename(sys.argv[0])
     return " ".join(["python", name, *sys.argv[1:]])
 
 

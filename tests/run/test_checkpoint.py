@@ -106,7 +106,7 @@ def test_damage_of_any_file_never_loads_a_wrong_state(directory: pathlib.Path, k
 def test_a_flipped_bit_of_a_tensor_is_found(
     directory: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = checkpoint_module._restore
+    read = checkpoint_module.restore_with_orbax
 
     def flipped(path: pathlib.Path, host: TrainState) -> TrainState:
         tree = read(path, host)
@@ -116,7 +116,7 @@ def test_a_flipped_bit_of_a_tensor_is_found(
             tree.meta_params.init["w"] = weights
         return tree
 
-    monkeypatch.setattr(checkpoint_module, "_restore", flipped)
+    monkeypatch.setattr(checkpoint_module, "restore_with_orbax", flipped)
     restored = newest(directory, state(0), CONFIG)
     assert_is(restored.state, 20)
     assert restored.damaged == [directory / "40"]
@@ -220,7 +220,7 @@ def test_what_cannot_be_read_at_the_moment_ends_the_call(
 def test_a_reader_beside_a_run_takes_the_next_checkpoint(
     directory: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read, calls = checkpoint_module._restore, []
+    read, calls = checkpoint_module.restore_with_orbax, []
 
     def replaced(path: pathlib.Path, host: TrainState) -> TrainState:
         calls.append(path.name)
@@ -228,7 +228,7 @@ def test_a_reader_beside_a_run_takes_the_next_checkpoint(
             write(directory, 60, 80)
         return read(path, host)
 
-    monkeypatch.setattr(checkpoint_module, "_restore", replaced)
+    monkeypatch.setattr(checkpoint_module, "restore_with_orbax", replaced)
     assert_is(newest(directory, state(0), CONFIG).state, 80)
     assert calls == ["40", "80"]
 

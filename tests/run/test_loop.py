@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from maml_jax import parallel
 from maml_jax.errors import UsageError
+from maml_jax.parallel import devices
 from maml_jax.run import provenance
 from maml_jax.run.build import build, optimizer_flops
 from maml_jax.run.config import resolve
@@ -209,7 +209,7 @@ def test_a_run_without_any_finite_update_ends_with_a_line(tmp_path: pathlib.Path
 def test_any_number_of_devices_can_evaluate_a_run(
     finished: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parallel, "_device_list", lambda _: jax.devices()[:3])
+    monkeypatch.setattr(devices, "available_devices", lambda: jax.devices()[:3])
     record = evaluate_run(finished, {"num_steps": 0, "num_episodes": 3})
     assert np.isfinite(record["loss"]).all()
     assert optimizer_flops(tiny_config()) == 0

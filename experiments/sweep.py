@@ -1,0 +1,76 @@
+"""Trains a grid of settings with several seeds, and compares them in one table and one page.
+
+Runs that differ in their seeds and in numbers such as learning rates are trained together, as one
+program. Every run has a workdir of its own, WORKDIR/SETTING/seed_N, which the other commands take.
+WORKDIR/sweep.csv and WORKDIR/sweep.html compare the settings: mean and 95% interval over seeds.
+
+python -m experiments.sweep --config=configs/glyphs.py --workdir=runs/glyphs_sweep \\
+  --grid=inner.step_size=0.1,0.4 --grid=algorithm=maml,meta_sgd --seeds=0:3
+
+The same command goes on with an interrupted sweep; a finished run is not trained again, and a run
+that fails is named while the others are kept. --grid values of a key may be numbers, names or
+tuples. With --executor=slurm every population is a job of a cluster.
+"""
+
+import pathlib
+
+from absl import flags
+
+from experiments import cli, hosts
+from experiments.executors import EXECUTORS, train_groups_by
+from maml_jax.errors import UsageError
+
+_CONFIG = cli.define_config()
+_WORKDIR = cli.define_workdir()
+_GRID = flags.DEFINE_multi_string(
+    "grid", [], "KEY=VALUE,VALUE of the config; several flags are crossed with each other"
+)
+_SEEDS = flags.DEFINE_string("seeds", "0:3", "FIRST:END without the end, as 0:10, or 0,3,7")
+_MOST = flags.DEFINE_integer(
+    "population", 32, "most runs that are trained together, which bounds memory", lower_bound=1
+)
+_EXECUTOR = flags.DEFINE_enum(
+    "executor",
+    "here",
+    EXECUTORS,
+    "here: populations one after another in this process; local and slurm: each is a job of "
+    "submitit (pip install submitit), on this machine or on a SLURM cluster",
+)
+_JOB = flags.DEFINE_list(
+    "job", [], "parameters of the jobs, as timeout_min=240,slurm_partition=gpu,gpus_per_node=1"
+)
+flags.adopt_module_key_flags(hosts)
+
+
+def main(_: list[str]) -> None:
+    """Trains what is left, and writes the table and the page."""
+    from maml_jax.parallel.hosts import is_writer
+    from maml_jax.run import comparison, files, sweep
+    from maml_jax.run.messages import note
+    from maml_jax.run.sweep_report import sentences, write_summary
+
+    config, folder = _CONFIG.value, cli.workdir_of(_WORKDIR.value)
+    cli.check_overrides(config)
+    grid = sweep.parse_grid(_GRID.value, config)
+    members = sweep.members_of(config, grid, sweep.parse_seeds(_SEEDS.value), folder)
+    runs = sweep.with_baselines(members)
+    train = train_groups_by(_EXECUTOR.value, folder, _JOB.value)
+    with files.locked(folder):
+        failures = sweep.train_sweep(runs, _MOST.value, train)
+        if not is_writer():
+            return
+        workdirs = [member.run.workdir for member in members]
+        summary = write_summary(folder, workdirs, grid, failures)
+    print(comparison.as_text(summary.compared))
+    for sentence in sentences(summary, grid):
+        print(sentence)
+    note(f"written: {folder / 'sweep.csv'} and {folder / 'sweep.html'}")
+    if failures:
+        named = "; ".join(f"{pathlib.Path(path)}: {why}" for path, why in failures.items())
+        raise UsageError(
+            f"{len(failures)} of {len(runs)} runs failed, the others are kept: {named}"
+        )
+
+
+if __name__ == "__main__":
+    cli.run(main)
