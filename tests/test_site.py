@@ -110,7 +110,7 @@ def commands() -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("words", commands().values(), ids=" ".join)
 def test_commands_have_cards_and_keys_that_have_an_effect(words: list[str]) -> None:
-    given = dict(word.split("=", 1) for word in words if word.startswith("--"))
+    given = dict(word.split("=", 1) for word in words if re.match(r"--[\w.]+=", word))
     path, _, variant = given.get("--config", "configs/sinusoid.py").partition(":")
     config = runpy.run_path(str(ROOT / path))["get_config"](*[variant] * bool(variant))
     keys = {k.removeprefix("--config."): v for k, v in given.items() if k.startswith("--config.")}

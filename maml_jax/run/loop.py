@@ -258,6 +258,7 @@ def train_and_evaluate(
     with files.locked(folder):
         first = prepare(experiment, folder)
         state = train(experiment, folder, first)
+        _announce_evaluation(experiment.spec)
         record = finish(experiment, folder, state)
     if not baselines:
         return record
@@ -292,7 +293,6 @@ def finish(
 ) -> Record:
     """Evaluates a trained run and writes its evaluation, with `about` in it."""
     started = time.perf_counter()
-    _announce_evaluation(experiment.spec)
     evaluated = evaluate_both(experiment, state, folder, make_schedule)
     record = evaluated.record | {
         "train_seconds": round(_total(folder, "seconds"), 1),

@@ -23,7 +23,9 @@ from maml_jax.run import files
 from maml_jax.run.build import Experiment, build, build_alike
 from maml_jax.run.config import resolve
 from maml_jax.run.files import Record
+from maml_jax.run.formats import plural
 from maml_jax.run.loop import finish, prepare, train_and_evaluate, train_together
+from maml_jax.run.messages import note
 from maml_jax.run.spec import RunSpec
 from maml_jax.run.tracking import RunInTraining
 from maml_jax.run.training import make_joint_loop, make_train_step
@@ -184,6 +186,7 @@ def train_population(runs: Sequence[Run]) -> list[Record | UsageError]:
         if opened:
             joint = _Members([experiments[i] for i in opened], [of.first for of in opened.values()])
             train_together(list(opened.values()), joint)
+        note(f"evaluating {plural(len(opened), 'run')}; compiling (once) ...")
         for place, (index, of) in enumerate(opened.items()):
             results[index] = of.failure or _finished(
                 partial(
