@@ -10,6 +10,7 @@ from maml_jax.run.formats import interval
 UPDATES = range(4)
 _HEAD = ["before", "1 update", "2 updates", "3 updates"]
 NAVIGATION = {  # kept result -> what it is
+    "navigation_trpo": "TRPO, 5 conjugate-gradient steps",
     "navigation": "Adam",
     "navigation_cosine": "Adam, cosine from 2e-3",
     "navigation_dice": "Adam, `rl.estimator=dice`, `rl.initial_log_std=0`",
