@@ -42,8 +42,6 @@ def start(
     Raises:
       UsageError: there is no cluster, or the arguments are incomplete or not allowed.
     """
-    if "JAX_CPU_COLLECTIVES_IMPLEMENTATION" not in os.environ:
-        jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         jax.distributed.initialize(
             coordinator,
@@ -59,6 +57,8 @@ def start(
             "SLURM, Open MPI, Kubernetes or on a TPU pod, or say where to find them: "
             "--coordinator=HOST:PORT --processes=N --process=INDEX"
         ) from error
+    if "JAX_CPU_COLLECTIVES_IMPLEMENTATION" not in os.environ:
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
 
 
 def number_of_processes() -> int:

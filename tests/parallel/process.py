@@ -5,9 +5,9 @@ import os
 import sys
 from typing import Any
 
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
-)
+if __name__ == "__main__":
+    flags = (os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=2")
+    os.environ["XLA_FLAGS"] = " ".join(flags)
 
 import jax
 import jax.numpy as jnp
