@@ -29,12 +29,12 @@ COMMON: dict[str, Any] = {
     "model.kernel_init": "xavier",
     "meta_batch_size": 20,
     "num_meta_steps": 500,
-    "inner.step_size": 0.5,
+    "inner.step_size": 0.1,
     "outer.learning_rate": 1e-3,
     "eval.num_episodes": 40,
     "eval.query_shots": 40,
     "eval.num_steps": 4,
-    "eval.later_step_sizes": 0.3,  # published: 0.5
+    "eval.later_step_sizes": 0.5
     "eval.chunk": 10,
     "steps_per_dispatch": 10,
     "log_every": 10,

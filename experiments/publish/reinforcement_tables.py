@@ -10,16 +10,15 @@ from maml_jax.run.formats import interval
 UPDATES = range(4)
 _HEAD = ["before", "1 update", "2 updates", "3 updates"]
 NAVIGATION = {  # kept result -> what it is
-    "navigation_trpo": "TRPO, 5 conjugate-gradient steps",
-    "navigation": "Adam",
-    "navigation_step_size_01": "Adam, `inner.step_size=0.1`",
-    "navigation_cosine": "Adam, cosine from 2e-3",
-    "navigation_dice": "Adam, `rl.estimator=dice`, `rl.initial_log_std=0`",
+    "navigation_step_size_01": "Adam",
+    "navigation": "Adam, α = 0.5",
+    "navigation_cosine": "Adam, α = 0.5, cosine from 2e-3",
+    "navigation_dice": "Adam, α = 0.5, `dice`, first log(std) 0",
+    "navigation_trpo": "TRPO, α = 0.5, 5 conjugate-gradient steps",
 }
-
 LATER_STEP_SIZES = {
-    "navigation_later_step_sizes": "Adam",
-    "navigation_trpo_later_step_sizes": "TRPO, 5 conjugate-gradient steps",
+    "navigation_later_step_sizes": "Adam, α = 0.5",
+    "navigation_trpo_later_step_sizes": "TRPO, α = 0.5",
 }
 
 
