@@ -12,6 +12,7 @@ _HEAD = ["before", "1 update", "2 updates", "3 updates"]
 NAVIGATION = {  # kept result -> what it is
     "navigation_trpo": "TRPO, 5 conjugate-gradient steps",
     "navigation": "Adam",
+    "navigation_step_size_01": "Adam, `inner.step_size=0.1`",
     "navigation_cosine": "Adam, cosine from 2e-3",
     "navigation_dice": "Adam, `rl.estimator=dice`, `rl.initial_log_std=0`",
 }
