@@ -29,20 +29,23 @@ _REGISTRIES = (
 _KINDS = {str: "any text", bool: "`True` or `False`", float: "any number", int: "any whole number"}
 
 
+def _sections() -> dict[str, Any]:
+    """Section -> settings class, with those of the package's own tasks and models."""
+    fields = [(field.name, type(field.default)) for field in dataclasses.fields(RunSpec)]
+    sections = {name: of for name, of in fields if dataclasses.is_dataclass(of)}
+    for registry in (TASKS, MODELS):
+        own = ((name, entry.settings) for name, entry in registry.items())
+        sections |= {name: of for name, of in own if of and registry.is_built_in(name)}
+    return sections
+
+
 def configuration() -> str:
     """One table for the keys without a section, and one for each section of the package."""
     fields = dataclasses.fields(RunSpec)
     parts = [_table("", [field for field in fields if "rule" in field.metadata])]
-    sections = {
-        field.name: type(field.default)
-        for field in fields
-        if dataclasses.is_dataclass(field.default)
-    }
-    own = {name: task.settings for name, task in TASKS.items() if TASKS.is_built_in(name)}
-    for name, settings in (sections | own).items():
-        if settings is not None:
-            table = _table(f"{name}.", dataclasses.fields(settings))
-            parts.append(f"### `{name}`\n\n{inspect.getdoc(settings)}\n\n{table}")
+    for name, settings in _sections().items():
+        table = _table(f"{name}.", dataclasses.fields(settings))
+        parts.append(f"### `{name}`\n\n{inspect.getdoc(settings) or ''}\n\n{table}")
     return "\n\n".join(parts)
 
 

@@ -42,7 +42,7 @@ _MEDIAN = "median loss of the test tasks (MSE)"
 def draw(task: str) -> Figure:
     """One curve per arm; steps after the last one that costs anything are left out."""
     measure, record = MEASURES[task], results.read(EQUAL_COMPUTE_STUDY[task])
-    figure = Figure(figsize=(8.4, 4.6))
+    figure = Figure(figsize=(6.8, 4.4))
     axes = figure.subplots()
     for arm in EQUAL_COMPUTE[task]:
         _draw_arm(axes, ENGLISH[arm], record["arms"][arm]["runs"], measure)

@@ -10,7 +10,15 @@ from maml_jax.run.formats import interval
 UPDATES = range(4)
 _HEAD = ["before", "1 update", "2 updates", "3 updates"]
 NAVIGATION = {  # kept result -> what it is
+    "navigation_trpo": "TRPO, 5 conjugate-gradient steps",
     "navigation": "Adam",
+    "navigation_cosine": "Adam, cosine from 2e-3",
+    "navigation_dice": "Adam, `rl.estimator=dice`, `rl.initial_log_std=0`",
+}
+
+LATER_STEP_SIZES = {
+    "navigation_later_step_sizes": "Adam",
+    "navigation_trpo_later_step_sizes": "TRPO, 5 conjugate-gradient steps",
 }
 
 
@@ -55,12 +63,13 @@ def returns(environment: str, names: dict[str, str]) -> str:
 
 
 def later_step_sizes() -> str:
-    """One trained policy, with several factors of the step sizes after the first update."""
+    """Trained policies, with several factors of the step sizes after the first update."""
     rows = [
-        [f"{of['later_step_sizes']:g}", *_returns([of])]
-        for of in results.read("navigation_later_step_sizes")["evaluations"]
+        [label, f"{of['later_step_sizes']:g}", *_returns([of])]
+        for name, label in LATER_STEP_SIZES.items()
+        for of in results.read(name)["evaluations"]
     ]
-    return markdown(["factor", *_HEAD], rows)
+    return markdown(["run", "factor", *_HEAD], rows)
 
 
 def benchmark_environments() -> str:

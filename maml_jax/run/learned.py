@@ -85,9 +85,16 @@ class LearnedSummary:
 
     @cached_property
     def costs(self) -> StepCosts:
-        """FLOPs of an inner step on the support data of one evaluation episode."""
+        """FLOPs of an inner step on the support data of one evaluation episode.
+
+        Of a loss that makes its own data, those of the gradient on these data: making them is no
+        part of C.
+        """
         sampler = self.problem.sampler(self.spec.eval.shots, self.spec.eval.query_shots, "test")
         support = jax.eval_shape(sampler, jax.random.key(0)).support
+        if self.problem.record:
+            made = jax.eval_shape(self.problem.loss, self._params, support, jax.random.key(0))[1]
+            support = made.data
         return step_costs(
             self.problem.loss,
             self._params,

@@ -88,6 +88,12 @@ class Model:
           ValueError: inputs or labels do not have this form.
           UsageError: the number of classes or of steps does not fit what was learned.
         """
+        if self.experiment.problem.record:
+            raise UsageError(
+                f"task.name={self.experiment.spec.task.name!r} adapts to data of its own, not to "
+                "examples; adapt with its inner loop: experiment, state = "
+                "maml_jax.run.load_run(WORKDIR)"
+            )
         tasks, batched = as_tasks(inputs, self.inputs)
         num_steps = self._checked_steps(num_steps)
         classes: list[Classes] = []

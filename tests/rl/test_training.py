@@ -58,16 +58,15 @@ def test_any_number_of_devices_gives_the_same() -> None:
             lambda a, b: np.any(a != b), getattr(state.meta_params, field), getattr(start, field)
         )
         assert any(jax.tree.leaves(moved))
-    for devices in (2, 4):
-        others, of_others = trained(devices)
-        chex.assert_trees_all_close(
-            (others.meta_params, of_others), (state.meta_params, metrics), rtol=1e-6, atol=1e-9
-        )
+    others, of_others = trained(4)
+    chex.assert_trees_all_close(
+        (others.meta_params, of_others), (state.meta_params, metrics), rtol=1e-6, atol=1e-9
+    )
 
 
 @pytest.mark.usefixtures("float64")
 def test_tasks_whose_returns_are_not_finite_are_left_out_and_counted() -> None:
-    state, metrics = trained(1, Broken(horizon=6))
+    state, metrics = trained(2, Broken(horizon=6))
     assert 0 < metrics["nonfinite_tasks"] < 2 * TASKS
     assert metrics["accepted"] > 0
     assert state.skipped == 0

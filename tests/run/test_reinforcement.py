@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from configs import half_cheetah, navigation
 from maml_jax.errors import UsageError
-from maml_jax.run import load_run, resolve, train_and_evaluate, write_report
+from maml_jax.run import load, load_run, resolve, train_and_evaluate, write_report
 from maml_jax.run.build import build
 from maml_jax.run.loop import evaluate_run
 from tests.inner.problems import assert_bits_equal
@@ -70,9 +70,14 @@ def test_the_report_shows_returns_and_paths(workdir: pathlib.Path) -> None:
         "reinforcement learning (navigation) with 4 rollouts for each update",
         "Return after every update",
         "Paths of the point",
-        "the random baseline (not trained, only fine-tuned) reaches",
+        "Learned lengths: a parameter takes",
     ):
         assert part in text
+
+
+def test_a_policy_does_not_adapt_to_examples(workdir: pathlib.Path) -> None:
+    with pytest.raises(UsageError, match="adapts to data of its own, not to examples"):
+        load(workdir).adapt([[0.0, 0.0]], [[0.0, 0.0]])
 
 
 @pytest.mark.parametrize(
