@@ -20,7 +20,7 @@ from maml_jax.errors import UsageError, first_line
 
 T = TypeVar("T")
 _START_SECONDS = 45  # for all processes to come up
-_ALIVE_SECONDS = 20  # after which a process that has ended is noticed
+_ALIVE_SECONDS = 30  # after which a process that has ended is noticed
 _WAIT_SECONDS = 3_600  # for what the writer shares, as long as it lives
 _MOST_BYTES = 2**20  # of a message
 _numbers = itertools.count()  # of values that were shared; the same in all processes
@@ -49,7 +49,7 @@ def start(
             process,
             initialization_timeout=_START_SECONDS,
             heartbeat_timeout_seconds=_ALIVE_SECONDS,
-            shutdown_timeout_seconds=_ALIVE_SECONDS,
+            shutdown_timeout_seconds=_WAIT_SECONDS,
         )
     except (RuntimeError, TypeError, ValueError) as error:
         raise UsageError(

@@ -18,6 +18,7 @@ from maml_jax.run.metrics import read_metrics
 from maml_jax.run.sweep import Failures, Grid
 
 _SCORE = "best validation"
+_PALEST = 0.85  # of the colour map: the rest is too pale on paper
 
 
 class Summary(NamedTuple):
@@ -141,7 +142,7 @@ def parallel_view(of: Summary) -> Figure | None:
         return None
     percent = of.compared.columns[1].percent
     results = [of.compared.cells(group)[1].mean * (100 if percent else 1) for group in groups]
-    figure, axes = single(f"{of.compared.columns[1].name.partition(',')[0]} adaptation, by setting")
+    figure, axes = single("Settings and their results on test tasks")
     low, high = np.nanmin(results), np.nanmax(results)
     colours = matplotlib.colormaps["cividis"]
     for group, result in zip(groups, results, strict=True):
@@ -151,7 +152,7 @@ def parallel_view(of: Summary) -> Figure | None:
             place = values.index(group.settings[key])
             heights.append(place / max(len(values) - 1, 1))
         share = (result - low) / (high - low) if high > low else 0.5
-        axes.plot([*heights, share], color=colours(share), linewidth=1.4, marker="")
+        axes.plot([*heights, share], color=colours(_PALEST * share), linewidth=1.4, marker="")
     for place, key in enumerate(keys):
         values = _values(groups, key)
         for index, value in enumerate(values):
