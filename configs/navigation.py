@@ -34,7 +34,7 @@ COMMON: dict[str, Any] = {
     "eval.num_episodes": 40,
     "eval.query_shots": 40,
     "eval.num_steps": 4,
-    "eval.later_step_sizes": 0.5
+    "eval.later_step_sizes": 0.5,
     "eval.chunk": 10,
     "steps_per_dispatch": 10,
     "log_every": 10,
