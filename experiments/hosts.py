@@ -12,6 +12,7 @@ from typing import IO
 
 from absl import flags
 
+from experiments.process import LOST
 from maml_jax.parallel import hosts
 
 DISTRIBUTED = flags.DEFINE_bool(
@@ -65,23 +66,26 @@ def supervise(module: str) -> int:
         stderr=subprocess.PIPE,
     )
     assert child.stderr is not None
-    reader = threading.Thread(target=_pass_on, args=(child.stderr,), daemon=True)
+    aborts = list[bytes]()
+    reader = threading.Thread(target=_pass_on, args=(child.stderr, aborts), daemon=True)
     reader.start()
     with _forwarding_signals(child):
         code = child.wait()
     reader.join(timeout=1)
-    if code != -signal.SIGABRT:
+    if code == 0 or not (aborts or code in (-signal.SIGABRT, LOST)):
         return 128 - code if code < 0 else code
     os.write(2, _LOST.encode())
     return 2
 
 
-def _pass_on(stream: IO[bytes]) -> None:
-    """Copies what the child writes, up to the pages that JAX prints before it aborts."""
+def _pass_on(stream: IO[bytes], aborts: list[bytes]) -> None:
+    """Copies what the child writes up to the pages of JAX's abort, which go into a list."""
     written = b""
     while data := os.read(stream.fileno(), 2**16):
         written += data
-        if not any(of in written for of in _ABORTS):
+        if aborts or any(of in written for of in _ABORTS):
+            aborts.append(data)
+        else:
             os.write(2, data)
         written = written[-(2**16) :]
 

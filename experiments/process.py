@@ -13,10 +13,12 @@ from typing import Any, NoReturn
 import jax
 from absl import flags
 
-from maml_jax.errors import UsageError, first_line
+from maml_jax.errors import UsageError
 from maml_jax.parallel.hosts import number_of_processes
 from maml_jax.run.files import local_folder
 from maml_jax.run.loop import Interrupted
+
+LOST = 75  # the exit code of a process that has lost another one; see experiments.hosts
 
 
 class FolderParser(flags.ArgumentParser[str]):
@@ -89,10 +91,10 @@ def ending_in_one_line() -> Iterator[None]:
         _leave_at_once(report(error, 2))
     except Interrupted as stop:
         sys.exit(report(stop, stop.code))
-    except jax.errors.JaxRuntimeError as error:
+    except jax.errors.JaxRuntimeError:
         if number_of_processes() == 1:
             raise
-        _leave_at_once(report(f"another process is lost ({first_line(error)})", 2))
+        _leave_at_once(LOST)
     except OSError as error:
         _drop_output()
         if isinstance(error, BrokenPipeError):  # as after `| head -1`

@@ -48,6 +48,7 @@ def main(_: list[str]) -> None:
     from maml_jax.run import comparison, files, sweep
     from maml_jax.run.messages import note
     from maml_jax.run.sweep_report import sentences, write_summary
+    from maml_jax.run.workdir import is_evaluated
 
     config, folder = _CONFIG.value, cli.workdir_of(_WORKDIR.value)
     cli.check_overrides(config)
@@ -59,17 +60,17 @@ def main(_: list[str]) -> None:
         failures = sweep.train_sweep(runs, _MOST.value, train)
         if not is_writer():
             return
-        workdirs = [member.run.workdir for member in members]
-        summary = write_summary(folder, workdirs, grid, failures)
-    print(comparison.as_text(summary.compared))
-    for sentence in sentences(summary, grid):
-        print(sentence)
-    note(f"written: {folder / 'sweep.csv'} and {folder / 'sweep.html'}")
+        finished = [member.run.workdir for member in members if is_evaluated(member.run.workdir)]
+        if finished:
+            summary = write_summary(folder, finished, grid, failures)
+            print(comparison.as_text(summary.compared))
+            for sentence in sentences(summary, grid):
+                print(sentence)
+            note(f"written: {folder / 'sweep.csv'} and {folder / 'sweep.html'}")
     if failures:
         named = "; ".join(f"{pathlib.Path(path)}: {why}" for path, why in failures.items())
-        raise UsageError(
-            f"{len(failures)} of {len(runs)} runs failed, the others are kept: {named}"
-        )
+        failed = f"{len(failures)} of {len(runs)} runs"
+        raise UsageError(f"{failed} failed, the others are kept: {named}")
 
 
 if __name__ == "__main__":

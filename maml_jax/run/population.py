@@ -173,7 +173,7 @@ def train_population(runs: Sequence[Run]) -> list[Record | UsageError]:
     shares = map(cores_that_divide, (len(runs), spec.meta_batch_size))
     use_cpu_devices(spec.cpu_devices or max(shares))
     with ExitStack() as locks:
-        first = build(runs[0].config)
+        first = build(runs[0].config, training=False)  # alone, its tasks might not divide
         experiments = [first, *(build_alike(first, run.config) for run in runs[1:])]
         opened: dict[int, RunInTraining] = {}
         for index, (experiment, run) in enumerate(zip(experiments, runs, strict=True)):

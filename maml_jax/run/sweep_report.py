@@ -30,12 +30,12 @@ class Summary(NamedTuple):
 
 
 def summarise(workdirs: Sequence[pathlib.Path], failures: Failures) -> Summary:
-    """Reads the finished runs, one group for each setting.
+    """Reads finished runs, one group for each setting.
 
     Raises:
       UsageError: none is finished.
     """
-    compared = comparison.compare([of for of in workdirs if (of / "evaluation.json").exists()])
+    compared = comparison.compare(workdirs)
     groups = [
         group._replace(runs=[run._replace(record=_with_score(run)) for run in group.runs])
         for group in compared.groups
