@@ -27,8 +27,7 @@ class Ended(NamedTuple):
     code: int  # -9 if it was killed
     out: str
     err: str
-    events: int  # operations on files under the watched folder
-    last: str  # path of the last of them, relative to that folder
+    events: list[str]  # paths of the operations on files under the watched folder, relative to it
     seconds: float
 
 
@@ -88,9 +87,7 @@ def _watch(folder: str, kill_at: int | None, report: Any) -> None:
         if not str(path).startswith(folder):
             return
         count += 1
-        report.seek(0)
-        report.truncate()
-        report.write(f"{count} {os.path.relpath(str(path), folder)}\n")
+        report.write(f"{os.path.relpath(str(path), folder)}\n")
         report.flush()
         if count == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -133,8 +130,7 @@ def _serve() -> None:
             code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
             seconds = time.monotonic() - begin
             texts = [(file.seek(0), file.read())[1] for file in (out, err, report)]
-        events, _, last = texts[2].strip().partition(" ")
-        ended = Ended(code, texts[0], texts[1], int(events or 0), last, seconds)
+        ended = Ended(code, texts[0], texts[1], texts[2].splitlines(), seconds)
         print(json.dumps(ended._asdict()), flush=True)
 
 

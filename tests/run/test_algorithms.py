@@ -17,7 +17,7 @@ from maml_jax.meta.train_step import TrainStep
 from maml_jax.models.normalization import norm_shifts_do_not_adapt
 from maml_jax.parallel import make_train_loop
 from maml_jax.params import GRANULARITIES, expand, merge_params, split_params, with_paths
-from maml_jax.run import build as build_module
+from maml_jax.run import training as training_module
 from maml_jax.run.algorithms import ALGORITHMS
 from maml_jax.run.build import build
 from maml_jax.run.config import resolve
@@ -83,7 +83,7 @@ class Row:
             return TrainStep(sampler, objective, *rest, **options)
 
         monkeypatch.setitem(TASKS._entries, "sinusoid", Task(smooth_problem))
-        monkeypatch.setattr(build_module, "TrainStep", spy)
+        monkeypatch.setattr(training_module, "TrainStep", spy)
         settings = {"inner__num_steps": STEPS, "inner__step_size": 0.1} | changes
         self.experiment = build(tiny_config(algorithm=name, **settings))
         self.objective = made[-1]
@@ -316,7 +316,7 @@ def on_devices(number, **changes):
     with pytest.MonkeyPatch.context() as patch:
         loop = partial(make_train_loop, devices=jax.devices()[:number])
         patch.setitem(TASKS._entries, "sinusoid", Task(smooth_problem))
-        patch.setattr(build_module, "make_train_loop", loop)
+        patch.setattr(training_module, "make_train_loop", loop)
         return build(tiny_config(**(settings | changes)))
 
 
