@@ -10,15 +10,15 @@ from maml_jax.run.formats import interval
 UPDATES = range(4)
 _HEAD = ["before", "1 update", "2 updates", "3 updates"]
 NAVIGATION = {  # kept result -> what it is
-    "navigation_trpo": "TRPO, 5 conjugate-gradient steps",
-    "navigation": "Adam",
-    "navigation_cosine": "Adam, cosine from 2e-3",
-    "navigation_dice": "Adam, `rl.estimator=dice`, `rl.initial_log_std=0`",
+    "navigation_step_size_01": "Adam",
+    "navigation": "Adam, step size 0.5",
+    "navigation_cosine": "Adam, step size 0.5, cosine from 2e-3",
+    "navigation_dice": "Adam, step size 0.5, `dice`, first log(std) 0",
+    "navigation_trpo": "TRPO, step size 0.5, 5 conjugate-gradient steps",
 }
-
 LATER_STEP_SIZES = {
-    "navigation_later_step_sizes": "Adam",
-    "navigation_trpo_later_step_sizes": "TRPO, 5 conjugate-gradient steps",
+    "navigation_later_step_sizes": "Adam, step size 0.5",
+    "navigation_trpo_later_step_sizes": "TRPO, step size 0.5",
 }
 
 

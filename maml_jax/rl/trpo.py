@@ -1,6 +1,7 @@
 """Trust-region policy optimization as an outer step."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -19,37 +20,19 @@ from maml_jax.meta.outer import (
 from maml_jax.types import Array, MetaParams, Params, PyTree
 
 
-class MatVec(NamedTuple):
-    """A symmetric positive definite matrix A + damping · 1 as a function."""
+class MatVec(Protocol):
+    """The product of a symmetric positive definite matrix with a vector."""
 
-    product: Any  # v -> A v
-    damping: float
-
-    def __call__(self, vector: Params) -> Params:
-        """The product with a vector."""
-        product = self.product(vector)
-        return jax.tree.map(lambda p, v: p + self.damping * v, product, vector)
+    def __call__(self, vector: Params, /) -> Params: ...
 
 
-def conjugate_gradients(matrix: Any, vector: Params, num_steps: int) -> Params:
-    """An approximate solution of matrix(x) = vector, which stops moving at a tiny residual."""
+def damped(product: MatVec, damping: float) -> MatVec:
+    """The product with A + damping · 1, given that with A."""
 
-    def step(carry: PyTree, _: None) -> tuple[PyTree, None]:
-        x, residual, direction, square = carry
-        product = matrix(direction)
-        moves = square > tiny * first
-        alpha = jnp.where(moves, square / optax.tree.vdot(direction, product), 0)
-        x = optax.tree.add_scale(x, alpha, direction)
-        residual = optax.tree.add_scale(residual, -alpha, product)
-        new = optax.tree.vdot(residual, residual)
-        beta = jnp.where(moves, new / square, 0)
-        return (x, residual, optax.tree.add_scale(residual, beta, direction), new), None
+    def of(vector: Params) -> Params:
+        return jax.tree.map(lambda p, v: p + damping * v, product(vector), vector)
 
-    first = optax.tree.vdot(vector, vector)
-    tiny = np.finfo(first.dtype).eps ** 2
-    start = (optax.tree.zeros_like(vector), vector, vector, first)
-    solution: Params = jax.lax.scan(step, start, None, num_steps)[0][0]
-    return solution
+    return of
 
 
 class _Tried(NamedTuple):
@@ -102,6 +85,7 @@ def trpo(
     check_count("cg_steps", cg_steps)
     check_count("max_backtracks", max_backtracks)
     of_others = optax_outer(outer_chain({}) if others is None else others)
+    solve: Callable[..., tuple[Params, object]] = jax.scipy.sparse.linalg.cg
 
     def step(
         objective: MetaObjective, meta_params: MetaParams, state: PyTree, key: Array
@@ -115,8 +99,9 @@ def trpo(
         def gradient(init: Params) -> Params:
             return divergence.value_and_grad(at(init))[1].init
 
-        fisher = MatVec(jax.linearize(gradient, meta_params.init)[1], damping)
-        direction = conjugate_gradients(fisher, grads.init, cg_steps)
+        fisher = damped(jax.linearize(gradient, meta_params.init)[1], damping)
+        tiny = float(np.finfo(loss.dtype).eps)
+        direction = solve(fisher, grads.init, maxiter=cg_steps, tol=tiny)[0]
         curvature = optax.tree.vdot(direction, fisher(direction))
         length = jnp.where(curvature > 0, jnp.sqrt(2 * max_kl / curvature), 0)
 

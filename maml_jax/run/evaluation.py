@@ -86,6 +86,19 @@ def with_later_step_sizes(
 Programs = dict[tuple[Any, ...], EpisodeEvaluationFn]
 
 
+def _program(spec: RunSpec, problem: Problem, adapt: AdaptFn, stream: str) -> EpisodeEvaluationFn:
+    episodes = {"validation": spec.eval.validation_episodes, "test": spec.eval.num_episodes}
+    return make_episode_evaluation(
+        adapt,
+        problem.query_loss or problem.loss,
+        problem.sampler(spec.eval.shots, spec.eval.query_shots, stream),
+        num_episodes=episodes[stream],
+        chunk=spec.eval.chunk,
+        step=0,  # the key is that of the stream
+        progress=evaluating,
+    )
+
+
 def make_evaluate(
     spec: RunSpec,
     problem: Problem,
@@ -113,25 +126,14 @@ def make_evaluate(
     )
 
     def on(stream: str, soft: bool, schedule: Schedule | None) -> EpisodeEvaluationFn:
-        of = (*numbers, stream, schedule, last if soft and gates is not None else None)
+        soft_gates = gates if soft else None
+        of = (*numbers, stream, schedule, None if soft_gates is None else last)
         if of not in programs:
-            programs[of] = program(stream, soft, schedule)
+            adapt: AdaptFn = dataclasses.replace(inner_loop, schedule=schedule)
+            if soft_gates is not None:
+                adapt = with_soft_gates(inner_loop, soft_gates, last)
+            programs[of] = _program(spec, problem, adapt, stream)
         return programs[of]
-
-    def program(stream: str, soft: bool, schedule: Schedule | None) -> EpisodeEvaluationFn:
-        episodes = {"validation": spec.eval.validation_episodes, "test": spec.eval.num_episodes}
-        adapt: AdaptFn = dataclasses.replace(inner_loop, schedule=schedule)
-        if soft and gates is not None:
-            adapt = with_soft_gates(inner_loop, gates, last)
-        return make_episode_evaluation(
-            adapt,
-            problem.query_loss or problem.loss,
-            problem.sampler(spec.eval.shots, spec.eval.query_shots, stream),
-            num_episodes=episodes[stream],
-            chunk=spec.eval.chunk,
-            step=0,  # the key is that of the stream
-            progress=evaluating,
-        )
 
     def at(
         meta_params: MetaParams,

@@ -243,7 +243,6 @@ def train_and_evaluate(
         events and, at the end, evaluation.json. Baselines are runs in folders below it. One
         process at a time can write it.
       baselines: False leaves the baselines out.
-      baselines: False leaves them out.
 
     Returns:
       The record that is also in evaluation.json.
@@ -255,8 +254,9 @@ def train_and_evaluate(
     folder = files.local_folder(workdir)
     experiment = build(config)
     config = experiment.config
+    first = other_start(experiment, folder)
     with files.locked(folder):
-        first = prepare(experiment, folder)
+        prepare(experiment, folder)
         state = train(experiment, folder, first)
         _announce_evaluation(experiment.spec)
         record = finish(experiment, folder, state)
@@ -270,18 +270,25 @@ def train_and_evaluate(
     return record
 
 
-def prepare(experiment: Experiment, folder: pathlib.Path) -> TrainState | None:
-    """Opens the workdir of a run; returns the state that it starts from if that is not its own.
+def other_start(experiment: Experiment, folder: pathlib.Path) -> TrainState | None:
+    """The state that a new run starts from if it is not its own, that of `init_from`.
 
     Raises:
-      UsageError: a value, a folder or a checkpoint cannot be used; nothing is overwritten.
+      UsageError: there is no such model, or it does not fit; nothing is written.
     """
-    first, config = None, experiment.config
-    if config.init_from and not has_checkpoint(folder / CHECKPOINTS):
-        first = start_from(load(config.init_from), experiment)
-    open_workdir(config, folder)
+    if not experiment.config.init_from or has_checkpoint(folder / CHECKPOINTS):
+        return None
+    return start_from(load(experiment.config.init_from), experiment)
+
+
+def prepare(experiment: Experiment, folder: pathlib.Path) -> None:
+    """Opens the workdir of a run.
+
+    Raises:
+      UsageError: the folder cannot be used; nothing is overwritten.
+    """
+    open_workdir(experiment.config, folder)
     write_inputs(experiment.problem.inputs, folder)
-    return first
 
 
 def finish(

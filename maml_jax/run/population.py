@@ -24,7 +24,7 @@ from maml_jax.run.build import Experiment, build, build_alike
 from maml_jax.run.config import resolve
 from maml_jax.run.files import Record
 from maml_jax.run.formats import plural
-from maml_jax.run.loop import finish, prepare, train_and_evaluate, train_together
+from maml_jax.run.loop import finish, other_start, prepare, train_and_evaluate, train_together
 from maml_jax.run.messages import note
 from maml_jax.run.spec import RunSpec
 from maml_jax.run.tracking import RunInTraining
@@ -178,8 +178,9 @@ def train_population(runs: Sequence[Run]) -> list[Record | UsageError]:
         opened: dict[int, RunInTraining] = {}
         for index, (experiment, run) in enumerate(zip(experiments, runs, strict=True)):
             try:
+                start = other_start(experiment, run.workdir)
                 locks.enter_context(files.locked(run.workdir))
-                start = prepare(experiment, run.workdir)
+                prepare(experiment, run.workdir)
                 opened[index] = RunInTraining(experiment, run.workdir, start, len(runs))
             except UsageError as error:
                 results[index] = error
