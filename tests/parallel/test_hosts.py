@@ -143,6 +143,7 @@ def test_a_killed_process_ends_the_others_and_the_run_resumes(
     children = f"/proc/{processes[victim].pid}/task/{processes[victim].pid}/children"
     os.kill(int(pathlib.Path(children).read_text().split()[0]), signal.SIGKILL)
     processes[victim].kill()
+    processes[victim].communicate(timeout=LONGEST)
     started = time.monotonic()
     processes[1 - victim].communicate(timeout=LONGEST)
     assert processes[1 - victim].returncode == 2
