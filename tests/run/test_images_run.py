@@ -195,7 +195,7 @@ def test_validation_classes_are_needed_only_by_runs_that_validate(data: pathlib.
             "and eval.ways), or give the pool a larger share of the classes (data.split_fractions)",
         ),
         ({"data__mean": (0.5, 0.5)}, "data.mean=(0.5, 0.5) has 2 values for images of 1 channels"),
-        ({"baselines": ("oracle",)}, "'oracle', which only the sinusoid has"),
+        ({"baselines": ("oracle",)}, "'oracle', which only the sinusoid and rl have"),
         ({"data__name": "npz:nowhere.npz"}, "nowhere.npz"),
         ({"data__split": "finn"}, "split='finn'"),
     ],
