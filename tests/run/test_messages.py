@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from maml_jax import parallel
+from maml_jax.parallel import evaluation as parallel_evaluation
 from maml_jax.run import evaluation
 from maml_jax.run.build import build
 from tests.run.runs import tiny_config
@@ -15,7 +15,7 @@ def test_an_evaluation_in_parts_gives_the_same_numbers(monkeypatch: pytest.Monke
     experiment = build(tiny_config(eval__num_episodes=62, eval__chunk=2, eval__num_steps=2))
     meta_params = experiment.init().meta_params
     in_parts = experiment.evaluate(meta_params)
-    monkeypatch.setattr(parallel, "_MOST_PARTS", 1)
+    monkeypatch.setattr(parallel_evaluation, "_MOST_PARTS", 1)
     whole = experiment.evaluate(meta_params)
     assert shown == [2, 1]  # each of 8 devices has 4 chunks
     assert in_parts.counts == whole.counts
