@@ -7,6 +7,7 @@ from maml_jax.rl.surrogates import SURROGATES
 from maml_jax.settings import Rule, at_least, one_of, setting
 
 _SHARE = Rule(lambda value: 0 <= value <= 1, lambda: "0 to 1")
+_LOG = Rule(lambda value: -20 <= value <= 10, lambda: "-20 to 10")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +25,10 @@ class RLSettings:
     gae_lambda: float = setting(
         1.0, "weight of later steps in the generalized advantages; 1: discounted returns", _SHARE
     )
-    initial_log_std: float = setting(0.0, "first logarithm of the actions' standard deviation")
-    min_log_std: float = setting(-13.8, "floor of this logarithm")
+    initial_log_std: float = setting(
+        0.0, "first logarithm of the actions' standard deviation", _LOG
+    )
+    min_log_std: float = setting(-13.8, "floor of this logarithm", _LOG)
     clip: float = setting(
         0.0,
         "the outer loss gains nothing from likelihood ratios outside [1 - clip, 1 + clip], as in "

@@ -15,7 +15,6 @@ from maml_jax.inner.optimizers.registry import INNER_OPTIMIZERS
 from maml_jax.models.registry import MODELS, register_model
 from maml_jax.run.config import (
     _fields,
-    _rule,
     baseline_config,
     check_given,
     check_key,
@@ -25,6 +24,7 @@ from maml_jax.run.config import (
     differences,
     flatten,
     resolve,
+    rule_of,
     without_unused,
 )
 from maml_jax.run.problems import TASKS, register_task
@@ -74,7 +74,7 @@ FREE = {"task.oracle", "model.max_pool", "init_from"} | {
 
 def test_defaults_are_allowed_and_every_other_key_is_checked() -> None:
     resolve(default_config())
-    free = {key for key, field in _fields().items() if _rule(key, field) is None}
+    free = {key for key, field in _fields().items() if rule_of(key, field) is None}
     assert free == FREE
     assert {key for key, _ in flatten(default_config())} == set(_fields())
 
