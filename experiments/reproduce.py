@@ -11,7 +11,6 @@ stay in the workdir. Omniglot and CIFAR need TFDS_DATA_DIR.
 """
 
 import pathlib
-import re
 
 from absl import flags
 
@@ -36,23 +35,6 @@ _ADD = flags.DEFINE_list(
 )
 
 
-def seeds_of(text: str) -> list[int]:
-    """The seeds that --seeds names.
-
-    Raises:
-      UsageError: it is neither FIRST:END nor a list of whole numbers.
-    """
-    if span := re.fullmatch(r"(\d+):(\d+)", text):
-        seeds = list(range(int(span[1]), int(span[2])))
-    elif re.fullmatch(r"\d+(,\d+)*", text):
-        seeds = sorted({int(seed) for seed in text.split(",")})
-    else:
-        seeds = []
-    if not seeds:
-        raise UsageError(f"--seeds={text} names no seeds; use 0:3 for 0, 1 and 2, or 0,2")
-    return seeds
-
-
 def _names() -> list[str]:
     """The rows that are asked for, those of --all whose data can be had."""
     from experiments.ledger.rows import ROWS
@@ -69,9 +51,10 @@ def _reproduce(name: str, root: pathlib.Path) -> pathlib.Path:
     """Trains and tests a row, and returns the file of its records."""
     from experiments.ledger import records, runs
     from experiments.ledger.rows import ROWS
+    from maml_jax.run.sweep import parse_seeds
 
     rows = {of: row.with_data(_DATA.value) for of, row in ROWS.items()}
-    made = runs.records_of(name, rows, seeds_of(_SEEDS.value), root, smoke=_SMOKE.value)
+    made = runs.records_of(name, rows, parse_seeds(_SEEDS.value), root, smoke=_SMOKE.value)
     return records.add(name, rows[name], made, root / "ledger" if _SMOKE.value else None)
 
 

@@ -9,9 +9,7 @@ import pytest
 from experiments.ledger import records, runs
 from experiments.ledger.rows import ROWS
 from experiments.publish.results import Record
-from experiments.reproduce import seeds_of
 from experiments.studies.processes import Run
-from maml_jax.errors import UsageError
 from tests.run.runs import call_all
 
 
@@ -31,7 +29,7 @@ def test_a_row_that_tests_the_runs_of_another_one(tmp_path: pathlib.Path) -> Non
     assert "meta-steps/s" not in done[1].stderr  # nothing is trained again
     assert "use either --row" in done[2].stderr
     assert "'nothing' is unknown; choose from sinusoid-5points" in done[3].stderr
-    assert "--seeds=three names no seeds" in done[4].stderr
+    assert "--seeds=three gives no seeds" in done[4].stderr
     for points in (5, 10):
         path = tmp_path / "ledger" / f"sinusoid-{points}points.json"
         (kept,) = json.loads(path.read_text())["runs"]
@@ -56,19 +54,6 @@ def test_seeds_may_be_trained_together(tmp_path: pathlib.Path) -> None:
         tmp_path / "omniglot-5way-1shot" / f"seed_{seed}" for seed in (3, 5)
     ]
     assert [of["seed"] for of in made] == [3, 5]
-
-
-@pytest.mark.parametrize(
-    ("text", "seeds"), [("0:3", [0, 1, 2]), ("4", [4]), ("2,0,2", [0, 2]), ("3:5", [3, 4])]
-)
-def test_seeds(text: str, seeds: list[int]) -> None:
-    assert seeds_of(text) == seeds
-
-
-@pytest.mark.parametrize("text", ["", "3:3", "a", "1,", "-1"])
-def test_no_seeds(text: str) -> None:
-    with pytest.raises(UsageError, match="names no seeds"):
-        seeds_of(text)
 
 
 @pytest.mark.slow
