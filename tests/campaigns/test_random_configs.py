@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from maml_jax.errors import DivergedError, UsageError
 from maml_jax.run.build import build
-from maml_jax.run.config import _fields, _rule, default_config
+from maml_jax.run.config import _fields, default_config, rule_of
 
 BUILT, TRAINED = 1_000, 150
 NAN, INF = math.nan, math.inf
@@ -68,7 +68,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 def allowed(key: str) -> tuple[Any, ...]:
     """Values of which the rule of the key alone allows all."""
-    rule, kind = _rule(key, _fields()[key]), type(_fields()[key].default)
+    rule, kind = rule_of(key, _fields()[key]), type(_fields()[key].default)
     if key in CHOICES:
         return CHOICES[key]
     if kind is bool:
