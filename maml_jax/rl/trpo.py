@@ -17,7 +17,7 @@ from maml_jax.meta.outer import (
     optax_outer,
     outer_chain,
 )
-from maml_jax.types import Array, MetaParams, Params, PyTree
+from maml_jax.types import Array, MetaParams, Metrics, Params, PyTree
 
 
 class MatVec(Protocol):
@@ -43,6 +43,15 @@ class _Tried(NamedTuple):
     ratio: Array  # [] of the full step
     loss: Array  # []
     kl: Array  # []
+
+    def metrics(self, before: Array) -> Metrics:
+        """The metrics of the step, given the loss before it."""
+        return {
+            "kl": jnp.where(self.accepted, self.kl, 0),
+            "gain": jnp.where(self.accepted, before - self.loss, 0),
+            "backtracks": (self.number - 1).astype(before.dtype),
+            "accepted": self.accepted.astype(before.dtype),
+        }
 
 
 def trpo(
@@ -125,14 +134,9 @@ def trpo(
         known = objective._replace(value_and_grad=lambda _: ((loss, ()), grads))
         rest = of_others.step(known, meta_params, state, key)
         moved = optax.tree.where(tried.accepted, candidate(ratio).init, meta_params.init)
-        metrics = metrics | {
-            "kl": jnp.where(tried.accepted, tried.kl, 0),
-            "gain": jnp.where(tried.accepted, loss - tried.loss, 0),
-            "backtracks": (tried.number - 1).astype(loss.dtype),
-            "accepted": tried.accepted.astype(loss.dtype),
-        }
         return rest._replace(
-            meta_params=rest.meta_params._replace(init=moved), aux=(metrics, extras)
+            meta_params=rest.meta_params._replace(init=moved),
+            aux=(metrics | tried.metrics(loss), extras),
         )
 
     return of_others._replace(step=step, learned=(*(of_others.learned or ()), "init"))
