@@ -114,6 +114,7 @@ def test_a_config_file_that_imports_the_module(folder: pathlib.Path) -> None:
     assert resolve(config).own["lines"].scale == 1.0
 
 
+@pytest.mark.slow
 def test_one_run_with_entries_of_all_kinds_but_a_data_set(
     folder: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:

@@ -1,6 +1,7 @@
 """Imports run one way: from the shared modules up to the binaries, and never in a circle."""
 
 import ast
+import functools
 import pathlib
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
@@ -20,6 +21,7 @@ LAYERS = (
 RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 
+@functools.cache
 def modules() -> dict[str, pathlib.Path]:
     """Dotted name -> file, without the packages' own __init__ files."""
     files = (ROOT / "maml_jax").rglob("*.py")
@@ -27,8 +29,13 @@ def modules() -> dict[str, pathlib.Path]:
     return {name: file for name, file in names.items() if not name.endswith("__init__")}
 
 
-def imports(file: pathlib.Path) -> Iterator[str]:
+@functools.cache
+def imports(file: pathlib.Path) -> frozenset[str]:
     """Modules of the package that a file imports, apart from those for type checking alone."""
+    return frozenset(_imports(file))
+
+
+def _imports(file: pathlib.Path) -> Iterator[str]:
     tree = ast.parse(file.read_text())
     for guarded in [node for node in ast.walk(tree) if isinstance(node, ast.If)]:
         if "TYPE_CHECKING" in ast.unparse(guarded.test):
@@ -52,7 +59,7 @@ def test_a_layer_imports_no_later_one() -> None:
 
 
 def test_no_imports_are_circular() -> None:
-    graph = {name: set(imports(file)) for name, file in modules().items()}
+    graph = {name: imports(file) for name, file in modules().items()}
     TopologicalSorter(graph).prepare()
 
 

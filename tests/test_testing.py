@@ -1,6 +1,6 @@
 """The contract checks: every entry of the package passes them, and wrong entries fail."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -30,20 +30,19 @@ def restored_registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     return
 
 
-# The others are slow; tests/inner/optimizers/test_contracts.py has their contracts one by one.
-QUICK = ("adam", "meta_curvature")
-CHECKED = [
-    pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow])
-    for name in INNER_OPTIMIZERS
-]
+# The others are slow; tests/inner/optimizers/test_contracts.py and tests/lengths/test_gates.py have
+# their contracts one by one.
+def quick(names: Iterable[str], *chosen: str) -> list[Any]:
+    slow = [pytest.mark.slow]
+    return [pytest.param(name, marks=[] if name in chosen else slow) for name in names]
 
 
-@pytest.mark.parametrize("name", CHECKED)
+@pytest.mark.parametrize("name", quick(INNER_OPTIMIZERS, "adam", "meta_curvature"))
 def test_inner_optimizers_pass(name: str) -> None:
     testing.check_inner_optimizer(name)
 
 
-@pytest.mark.parametrize("name", GATES)
+@pytest.mark.parametrize("name", quick(GATES, "ramp", "survival", "hard_concrete"))
 def test_gates_pass(name: str) -> None:
     testing.check_gate(name)
 

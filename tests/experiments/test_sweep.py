@@ -8,7 +8,6 @@ import pytest
 from experiments.executors import train_groups_by
 from maml_jax.errors import UsageError
 from maml_jax.run.config import default_config
-from maml_jax.run.report import write_report
 from maml_jax.run.sweep import members_of, parse_grid, parse_seeds
 from tests.run.runs import TINY, call_all
 
@@ -39,8 +38,7 @@ def test_a_sweep_names_what_failed_and_does_not_train_again(tmp_path: pathlib.Pa
     page = (tmp_path / "sweep.html").read_text()
     assert page.count("<img") >= 2
     assert "updates were not finite" in page
-    run = tmp_path / "inner.step_size=0.01" / "seed_1"
-    assert write_report(run).exists()
+    assert (tmp_path / "inner.step_size=0.01" / "seed_1" / "evaluation.json").exists()
 
 
 def test_grids_and_seeds_are_parsed() -> None:

@@ -135,7 +135,7 @@ def test_step_costs_of_an_mlp_in_closed_form():
     assert costs.full_step == 2 * sum(layers) + sum(layers[1:])
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ["mlp", pytest.param("conv4", marks=pytest.mark.slow)])
 def test_a_step_costs_as_much_as_the_gradient_of_its_tensors(name):
     loss_fn, params, support = problem(*NETWORKS[name])
     costs = network_costs(name)

@@ -63,7 +63,12 @@ def train(devices, dispatches=(STEPS,), chunk=None, active=None):
 
 
 @pytest.mark.parametrize(
-    ("devices", "dispatches", "chunk"), [(1, (STEPS,), None), (4, (20, 30), 1), (8, (STEPS,), None)]
+    ("devices", "dispatches", "chunk"),
+    [
+        (1, (STEPS,), None),
+        (4, (20, 30), 1),
+        pytest.param(8, (STEPS,), None, marks=pytest.mark.slow),
+    ],
 )
 def test_members_equal_single_runs(alone, devices, dispatches, chunk):
     """Also beside one whose updates are never finite; 4 devices split members, 8 split tasks."""

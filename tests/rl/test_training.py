@@ -48,6 +48,7 @@ def trained(devices: int, environment: Any = ENVIRONMENT) -> Any:
 
 
 @pytest.mark.usefixtures("float64")
+@pytest.mark.slow
 def test_any_number_of_devices_gives_the_same() -> None:
     start = fresh_meta_params()
     state, metrics = trained(1)

@@ -335,7 +335,14 @@ def train_entry(name, devices=1, dispatches=(4, 4)):
     return train(on_devices(devices, algorithm=name), dispatches)
 
 
-@pytest.mark.parametrize("name", ["reptile", "imaml", "maml_plus_plus", "adaptive_k"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "reptile",
+        "adaptive_k",
+        *(pytest.param(of, marks=pytest.mark.slow) for of in ("imaml", "maml_plus_plus")),
+    ],
+)
 def test_neither_devices_nor_dispatches_change_a_run(name):
     """Both at once: four steps on one device, and two times two on four; one row a kind."""
     one, four = train_entry(name)[0][1], train_entry(name, 4, (2, 2))[0][-1]

@@ -112,6 +112,7 @@ def new_folder(folder: pathlib.Path) -> pathlib.Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_host_keeps_its_pool_off_the_device(
     data: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -234,6 +234,7 @@ class Killed(Exception):  # noqa: N818 - not an error
     """Stands for a kill: nothing is saved."""
 
 
+@pytest.mark.slow
 def test_killed_then_stopped_and_resumed_is_bit_for_bit(
     finished: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
@@ -273,7 +274,7 @@ def test_killed_then_stopped_and_resumed_is_bit_for_bit(
 @pytest.mark.parametrize("gate", [pytest.param("ramp", marks=pytest.mark.slow), "straight_through"])
 def test_lengths_find_the_best_k_of_quadratics(gate: str) -> None:
     problem = known_lengths.make_problem(jax.random.key(3), 40)
-    learned = known_lengths.learn(problem, gate, start=10.0, cost=0.02, num_steps=1_000)
+    learned = known_lengths.learn(problem, gate, start=10.0, cost=0.02, num_steps=600)
     found = known_lengths.compare(problem, learned, 0.02)
     assert found["coordinates"] >= 35
     assert found["share_within_1"] >= 0.95

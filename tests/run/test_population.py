@@ -50,6 +50,7 @@ def assert_same_run(together: pathlib.Path, alone: pathlib.Path) -> None:
     assert records[0]["selected"]["meta_step"] == records[1]["selected"]["meta_step"]
 
 
+@pytest.mark.slow
 def test_members_equal_single_runs_also_when_stopped_and_beside_one_that_diverges(
     tmp_path: pathlib.Path, alone: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

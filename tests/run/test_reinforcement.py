@@ -1,6 +1,7 @@
 """Reinforcement learning as the commands run it: training, resuming, evaluation, report, errors."""
 
 import pathlib
+import signal
 import sys
 from typing import Any
 
@@ -11,7 +12,9 @@ from configs import half_cheetah, navigation
 from maml_jax.errors import UsageError
 from maml_jax.run import load, load_run, resolve, train_and_evaluate, write_report
 from maml_jax.run.build import build
-from maml_jax.run.loop import evaluate_run
+from maml_jax.run.loop import Interrupted, evaluate_run, train
+from maml_jax.run.workdir import open_workdir
+from maml_jax.types import Metrics, TrainState
 from tests.inner.problems import assert_bits_equal
 
 TINY: dict[str, Any] = {
@@ -49,9 +52,17 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def test_a_resumed_run_equals_one_that_was_never_stopped(
     workdir: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    for number in (2, 4):
-        train_and_evaluate(tiny("lengths", inner__num_steps=2, num_meta_steps=number), tmp_path)
-    (_, whole), (_, resumed) = load_run(workdir), load_run(tmp_path)
+    config = tiny("lengths", inner__num_steps=2)
+    experiment, (_, whole) = build(config), load_run(workdir)
+
+    def stopped(state: TrainState, number: int) -> tuple[TrainState, Metrics]:
+        signal.raise_signal(signal.SIGTERM)
+        return experiment.train(state, number)
+
+    open_workdir(config, tmp_path)
+    with pytest.raises(Interrupted, match="stopped at meta-step 2"):
+        train(experiment._replace(train=stopped), tmp_path)
+    resumed = train(experiment, tmp_path)
     assert_bits_equal(resumed._replace(key=()), whole._replace(key=()))
     assert whole.step == 4
 

@@ -55,6 +55,7 @@ def test_a_dispatch_ends_where_lengths_are_frozen(share: float, expected: list[i
     assert ends == expected
 
 
+@pytest.mark.slow
 def test_frozen_lengths_stay_and_the_rest_goes_on() -> None:
     experiment, frozen = trained(lengths__freeze_at=0.5, inner__step_sizes="tensor")
     before = jax.device_get(frozen.meta_params)

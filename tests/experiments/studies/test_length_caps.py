@@ -31,6 +31,7 @@ def test_steps_that_cannot_be_enlarged_are_named() -> None:
         length_caps.with_larger_steps(experiment, experiment.init().meta_params, 2.0, "head")
 
 
+@pytest.mark.slow
 def test_long_lengths_are_cut_and_shown_with_their_step_sizes(tmp_path: pathlib.Path) -> None:
     config = tiny_config(
         algorithm="adaptive_k",

@@ -42,6 +42,7 @@ register_algorithm("own", Algorithm("ours", "MAML"))
 """
 
 
+@pytest.mark.slow
 def test_runs_in_processes_of_their_own_stop_together_and_name_what_failed(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
