@@ -289,6 +289,7 @@ def prepare(experiment: Experiment, folder: pathlib.Path) -> None:
     """
     open_workdir(experiment.config, folder)
     write_inputs(experiment.problem.inputs, folder)
+    provenance.note_command(folder)
 
 
 def finish(
@@ -307,6 +308,7 @@ def finish(
         "evaluate_seconds": round(time.perf_counter() - started, 1),
         **about,
         **provenance.describe(),
+        "command": " && ".join(provenance.commands(folder)),
     }
     write_evaluation(folder, record)
     return record

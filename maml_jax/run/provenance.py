@@ -11,7 +11,9 @@ from typing import Any
 import jax
 
 import maml_jax
+from maml_jax.run import files
 
+COMMANDS = "commands.txt"  # of a run
 KEYS = ("command", "commit", "hardware", "versions")  # of what `describe` returns
 COMMIT_VARIABLE = "MAML_JAX_COMMIT"  # names the commit where the code is a copy without git
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
@@ -48,6 +50,26 @@ def command() -> str:
     """The command line as a user types it: python -m MODULE ARGS."""
     name = f"-m {module()}" if module() else os.path.basename(sys.argv[0])
     return " ".join(["python", name, *sys.argv[1:]])
+
+
+def note_command(folder: pathlib.Path) -> None:
+    """Adds this command to those that have made a run, unless it only continues the run.
+
+    Raises:
+      UsageError: the file cannot be written.
+    """
+    earlier = commands(folder)
+    if earlier and (command() in earlier or all(of.startswith("--workdir") for of in sys.argv[1:])):
+        return
+    files.write(folder / COMMANDS, "\n".join([*earlier, command()]) + "\n")
+
+
+def commands(folder: pathlib.Path) -> list[str]:
+    """The commands that have made a run, first the one that started it."""
+    try:
+        return (folder / COMMANDS).read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return []
 
 
 def of_process() -> dict[str, Any]:
