@@ -5,7 +5,7 @@ python -m experiments.benchmarks.quadratics
 The quadratics are diagonal, with condition κ = 10, 100 and 10,000 and both ends in the spectrum.
 Every method has its textbook parameters and takes 10 √κ steps from x_0 = (1, …, 1). For methods
 that are made for a final T, the loss of a coordinate that halts earlier is measured as well. The
-results are kept in experiments/results/acceleration_rates.json and .png.
+results are kept in experiments/results/quadratics.json and .png.
 """
 
 import jax
@@ -178,7 +178,7 @@ def main(_: list[str]) -> None:
     record: Record = {**provenance.describe(), "steps_over_root": _STEPS.value, "errors": shown}
     record["restarts"] = restarts
     record["halted_early"] = {"num_steps": FINAL, "halted": HALTED, "losses": early}
-    path = results.write("acceleration_rates", record)
+    path = results.write("quadratics", record)
     draw(curves).savefig(path.with_suffix(".png"), dpi=100)
     print(path)
 

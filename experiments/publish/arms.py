@@ -64,5 +64,5 @@ ACCELERATED = (
     "meta_curvature_rates",
     "meta_curvature_rates_tensor_step",
 )
-EQUAL_COMPUTE_STUDY = {task: f"halting_{task}" for task in EQUAL_COMPUTE}
+EQUAL_COMPUTE_STUDY = {task: f"equal_compute_{task}" for task in EQUAL_COMPUTE}
 MEASURES = {"sinusoid": "loss_median", "omniglot": "accuracy"}

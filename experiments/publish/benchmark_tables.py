@@ -125,7 +125,7 @@ def _error(of: float) -> str:
 
 def rates() -> str:
     """Last error of every method on the quadratics, and how often it restarted."""
-    record = results.read("acceleration_rates")
+    record = results.read("quadratics")
     errors, restarts = record["errors"], record["restarts"]
 
     def cell(condition: str, method: str) -> str:
@@ -145,7 +145,7 @@ def halted_early() -> str:
 
     In brackets that of a method which is made for the step at which it halts.
     """
-    record = results.read("acceleration_rates")["halted_early"]
+    record = results.read("quadratics")["halted_early"]
     rows = [
         [condition, method, *(f"{loss:.1e} ({made:.1e})" for loss, made in losses)]
         for condition, methods in record["losses"].items()

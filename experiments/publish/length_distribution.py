@@ -1,6 +1,6 @@
 """Figure of the learned lengths in a kept study: share of every tensor's parameters at each K.
 
-python -m experiments.publish.length_distribution --study=halting_sinusoid
+python -m experiments.publish.length_distribution --study=equal_compute_sinusoid
 
 One column per arm with learned lengths, one row per tensor, over all seeds; the last bar is K_max.
 Writes experiments/results/STUDY_lengths.png.
@@ -15,7 +15,7 @@ from experiments.publish import results
 from experiments.studies.comparisons import length_counts
 from experiments.studies.study import select
 
-_STUDY = flags.DEFINE_string("study", "halting_sinusoid", "name of a kept result")
+_STUDY = flags.DEFINE_string("study", "equal_compute_sinusoid", "name of a kept result")
 _ARMS = flags.DEFINE_list("arms", None, "names of arms; all with learned lengths by default")
 
 

@@ -41,9 +41,9 @@ def length_caps(task: str) -> str:
     return with_origin(markdown(["arm", *labels], rows), record)
 
 
-def length_rates() -> str:
+def length_step_sizes() -> str:
     """Mean step size and momentum of the parameters of every class of lengths."""
-    record = results.read("length_rates")
+    record = results.read("length_step_sizes")
 
     def cell(row: Record) -> str:
         if not row["count"]:
@@ -62,7 +62,7 @@ def length_rates() -> str:
 
 def step_sizes() -> str:
     """For arms with a step size for every step: its mean over the parameters that take the step."""
-    record = results.read("length_rates")
+    record = results.read("length_step_sizes")
     most = max(len(row["step_size"]) for of in record["steps"].values() for row in of.values())
     rows = []
     for arm, of in record["steps"].items():

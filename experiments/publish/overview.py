@@ -3,7 +3,7 @@
 python -m experiments.publish.overview
 
 Left, the pretrained sinusoid model on a new wave, before and after adaptation. Right, the learned
-lengths of `adaptive_k_plus_plus` in the result halting_omniglot, layer by layer.
+lengths of `adaptive_k_plus_plus` in the result equal_compute_omniglot, layer by layer.
 """
 
 from typing import Any
@@ -24,7 +24,7 @@ from maml_jax.run.figures.style import BLUE, STYLE, VERMILLION, count
 from maml_jax.tasks import sinusoid
 
 MODEL = "sinusoid-5shot"
-STUDY, ARM = "halting_omniglot", "adaptive_k_plus_plus"
+STUDY, ARM = "equal_compute_omniglot", "adaptive_k_plus_plus"
 WAVE = sinusoid.SineWave(amplitude=jnp.float32(3.5), phase=jnp.float32(1.0))
 POINTS = np.array([-4.2, -2.6, -0.4, 1.9, 3.6], np.float32)[:, None]
 _GREY = "#767676"

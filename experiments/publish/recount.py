@@ -1,6 +1,6 @@
 """Counts the inner compute C of kept studies anew, from the lengths that their runs recorded.
 
-python -m experiments.publish.recount acceleration_sinusoid_20 halting_sinusoid
+python -m experiments.publish.recount acceleration_sinusoid_20 equal_compute_sinusoid
 
 A result has C as it was counted when it was measured. This is for changes of the count, as when it
 came to include the products of the inner optimizer. Nothing else in the result changes.

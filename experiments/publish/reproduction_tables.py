@@ -105,7 +105,7 @@ def _arms(name: str) -> dict[str, Record]:
 
 def algorithms() -> str:
     """The table of algorithms, with what the studies at equal compute measured."""
-    losses, accuracies = _arms("halting_sinusoid"), _arms("halting_omniglot")
+    losses, accuracies = _arms("equal_compute_sinusoid"), _arms("equal_compute_omniglot")
     rows = [
         [
             f"`{name}`",

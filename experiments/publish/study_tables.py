@@ -70,7 +70,7 @@ def study(name: str) -> str:
     """Arms of a kept study: measures, differences to the baseline, compute and lengths."""
     record = results.read(name)
     measures, accuracy = _measures(record), record["measure"] == "accuracy"
-    held = name.startswith("halting")  # arms are held to the baseline's compute
+    held = name.startswith("equal_compute")  # arms are held to the baseline's compute
     rows = {row["arm"]: row for row in record["rows"]}
     baseline = rows[record["reference"]]
     decisive = list(measures)[-1]

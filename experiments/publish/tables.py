@@ -42,8 +42,8 @@ PAGES = (
     results.RESULTS / "README.md",
 )
 STUDIES = (
-    "halting_sinusoid",
-    "halting_omniglot",
+    "equal_compute_sinusoid",
+    "equal_compute_omniglot",
     "acceleration_sinusoid_20",
     "acceleration_sinusoid_20_seeds_601",
     "acceleration_sinusoid_20_cost_4",
@@ -53,7 +53,10 @@ STUDIES = (
     "acceleration_omniglot_20",
 )
 LENGTHS = {  # table -> kept study, arms
-    "lengths_sinusoid": ("halting_sinusoid", ("adaptive_k_free", "adaptive_k", "adaptive_k_rates")),
+    "lengths_sinusoid": (
+        "equal_compute_sinusoid",
+        ("adaptive_k_free", "adaptive_k", "adaptive_k_rates"),
+    ),
     "lengths_acceleration": (
         "acceleration_sinusoid_20",
         (
@@ -78,7 +81,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **{
         f"{name}_pairs": partial(study_tables.pairs, name)
         for name in STUDIES
-        if name.startswith("halting")
+        if name.startswith("equal_compute")
     },
     **{
         f"{name}_p99": partial(study_tables.shorter, name)
@@ -91,7 +94,7 @@ TABLES: dict[str, Callable[[], str]] = {
         f"length_caps_{task}": partial(length_tables.length_caps, task)
         for task in ("sinusoid", "omniglot")
     },
-    "length_rates": length_tables.length_rates,
+    "length_step_sizes": length_tables.length_step_sizes,
     "step_sizes": length_tables.step_sizes,
     "sinusoid_paper": reproduction_tables.sinusoid_paper,
     "sinusoid_seeds": reproduction_tables.sinusoid_seeds,

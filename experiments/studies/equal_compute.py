@@ -1,13 +1,13 @@
 """Adaptive K against MAML, Meta-SGD, sparse-MAML and others, at equal inner compute.
 
-python -m experiments.studies.equal_compute --task=sinusoid --workdir=runs/halting_sinusoid
+python -m experiments.studies.equal_compute --task=sinusoid --workdir=runs/equal_compute_sinusoid
 
 Adaptive K may take up to K_max steps, but a dual variable keeps its inner compute at that of the
 other arms, which take few steps. Every arm is tuned over the same inner step sizes, crossed with
 two values of another knob, on validation tasks of other seeds. It is then trained with every seed.
 
 An interrupted study resumes with the same command. The result is kept in
-experiments/results/halting_TASK.json. --arms trains only the named arms, so that several processes
+experiments/results/equal_compute_TASK.json. --arms trains only the named arms, so that several processes
 can share a workdir, and keeps no result unless --keep is given. --extend adds them to the kept
 result and does not need the workdirs of the arms in it.
 """
@@ -148,7 +148,7 @@ def main(_: list[str]) -> None:
     task, family = TASK.value, study_cli.family()
     family = family._replace(trials=step_size_trials(STEP_SIZES[task]))
     arms = make_arms(task, family.steps, family.k_max)
-    study_cli.run(f"halting_{task}", family, arms, lambda _: "maml")
+    study_cli.run(f"equal_compute_{task}", family, arms, lambda _: "maml")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 python -m experiments.studies.length_step_sizes --workdir=runs/acc --arms=gd_rates_parameter
 
 For arms with a step size for every step, it shows these step sizes and how many parameters take
-each step instead. The result is kept in experiments/results/length_rates.json.
+each step instead. The result is kept in experiments/results/length_step_sizes.json.
 """
 
 import pathlib
@@ -108,7 +108,7 @@ def main(_: list[str]) -> None:
         "arms": {arm: classes(workdir, arm, shortest) for arm in ARMS.value if arm not in per_step},
         "steps": {arm: steps(workdir, arm) for arm in per_step},
     }
-    print(results.write("length_rates", record))
+    print(results.write("length_step_sizes", record))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def test_results_of_version_0_1_are_runs_of_these_rows(name: str, run: str) -> N
     ("name", "result", "message"),
     [
         ("omniglot-5way-1shot", KEPT, "task.name: sinusoid -> images"),
-        ("sinusoid-5points", "halting_sinusoid", "num_meta_steps: 6000 -> 70000"),
+        ("sinusoid-5points", "equal_compute_sinusoid", "num_meta_steps: 6000 -> 70000"),
         ("sinusoid-5points", "nothing", "cannot be read"),
     ],
 )

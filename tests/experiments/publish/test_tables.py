@@ -13,22 +13,23 @@ def test_tables_and_numbers_are_up_to_date() -> None:
 
 
 def test_the_numbers_of_sentences_are_those_of_the_records() -> None:
-    rows = {row["arm"]: row for row in results.read("halting_omniglot")["rows"]}
+    rows = {row["arm"]: row for row in results.read("equal_compute_omniglot")["rows"]}
     mean = 100 * rows["maml"]["accuracy"]["mean"]
-    marked = "<!-- n: study halting_omniglot accuracy maml -->"
+    marked = "<!-- n: study equal_compute_omniglot accuracy maml -->"
     assert tables.fill(f"{marked}0.0<!-- / -->%") == f"{marked}{mean:.1f}<!-- / -->%"
-    difference = report_tables.number("study halting_omniglot accuracy anil maml")
+    difference = report_tables.number("study equal_compute_omniglot accuracy anil maml")
     of = rows["anil"]["accuracy"]
     assert difference == f"{100 * of['difference']:+.1f} ± {100 * of['half_width']:.1f}"
-    assert report_tables.number("lower halting_omniglot accuracy maml 1.1") == "3"
+    assert report_tables.number("lower equal_compute_omniglot accuracy maml 1.1") == "3"
     longer, shorter = (rows["adaptive_k"], rows["sparse_maml"])
     percent = 100 * (1 - shorter["p99"] / longer["p99"])
     assert (
-        report_tables.number("shorter halting_omniglot sparse_maml adaptive_k") == f"{percent:.0f}"
+        report_tables.number("shorter equal_compute_omniglot sparse_maml adaptive_k")
+        == f"{percent:.0f}"
     )
 
 
-@pytest.mark.parametrize("text", ["study halting_omniglot accuracy mamal", "nothing at all"])
+@pytest.mark.parametrize("text", ["study equal_compute_omniglot accuracy mamal", "nothing at all"])
 def test_a_number_of_nothing_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match=f"the number '{text}' cannot be made"):
         report_tables.number(text)

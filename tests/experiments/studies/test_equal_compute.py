@@ -28,5 +28,5 @@ def test_kept_arms_are_those_of_the_study(task: str) -> None:
     of_task = family(task)
     of_task = of_task._replace(trials=step_size_trials(equal_compute.STEP_SIZES[task]))
     arms = equal_compute.make_arms(task, of_task.steps, of_task.k_max)
-    kept = results.read(f"halting_{task}") | {"versions": provenance.describe()["versions"]}
+    kept = results.read(f"equal_compute_{task}") | {"versions": provenance.describe()["versions"]}
     assert kept_arms(Study(of_task, arms, of_task.seeds), kept).keys() == kept["arms"].keys()
