@@ -118,7 +118,7 @@ class StepSizeFn(Protocol):
 class MakeOptimizer(Protocol):
     """Makes the inner optimizer from `meta_params.optimizer`.
 
-    The result is an optax transform that returns descent directions: the inner loop multiplies
+    The result is an optax transform that returns directions: the inner loop multiplies
     them by −α·gate.
     """
 

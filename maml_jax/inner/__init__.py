@@ -1,7 +1,8 @@
 """One task: the inner loop, its step sizes, its optimizers and the estimators of meta-gradients.
 
 `adapt` holds the inner loop, `meta_gradients` and `step_sizes` the kinds of both that a name
-selects, and `optimizers` the transforms that map gradients to descent directions.
+selects, and `optimizers` the transforms that map gradients to directions, which
+the loop subtracts.
 """
 
 from maml_jax.inner import optimizers

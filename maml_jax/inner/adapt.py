@@ -92,7 +92,7 @@ class InnerLoop:
     Attributes:
       loss: (params, support, key) -> (loss [], aux). It may generate its own data under params,
         with whatever it needs as support, and it may close over traced values.
-      optimizer: meta_params.optimizer -> optax transform that returns descent directions, which
+      optimizer: meta_params.optimizer -> optax transform that returns directions, which
         the loop subtracts (see `maml_jax.inner.optimizers`). Its update receives the extra args
         `gate` and `step_size` (m_k and α_k, trees like the gradients), and `value` and `grad`,
         those of the inner loss with the proximal term.

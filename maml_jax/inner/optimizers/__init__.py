@@ -1,4 +1,4 @@
-"""Inner optimizers: optax transforms that map gradients to descent directions.
+"""Inner optimizers: optax transforms that map gradients to directions.
 
 A `scale_by_*` transform maps the gradient g_k to a direction u_k, and the inner loop then takes the
 step θ_{k+1} = θ_k − α_k m_k u_k, with step sizes α_k and gates m_k. They are ordinary optax

@@ -1,6 +1,6 @@
 """Inner optimizers by name, and what they learn.
 
-Every entry of `INNER_OPTIMIZERS` makes an optax transform that returns descent directions, which
+Every entry of `INNER_OPTIMIZERS` makes an optax transform that returns directions, which
 the inner loop multiplies by −α·gate. Add your own entries with `register_inner_optimizer`.
 `as_direction` adapts optax optimizers that apply their own step size.
 
@@ -204,8 +204,8 @@ def register_inner_optimizer(
 
     Args:
       name: letters, digits and underscores. Registering a name of your own again replaces it.
-      make: (values, T) -> optax transform that returns descent directions, as in
-        `maml_jax.inner.optimizers`. `values` maps the names in `hyper` to values in their range,
+      make: (values, T) -> optax transform that returns directions, as in
+        `maml_jax.inner.optimizers`: the loop subtracts them, so they point uphill as a gradient does. `values` maps the names in `hyper` to values in their range,
         and T is the number of inner steps.
       hyper: the hyper-parameters that the optimizer has, which can be learned: `momentum` in
         (0, 1), a tree like the parameters that adapt; `inverse_condition` in (0, 1); a first `step`
