@@ -7,9 +7,9 @@ other arms, which take few steps. Every arm is tuned over the same inner step si
 two values of another knob, on validation tasks of other seeds. It is then trained with every seed.
 
 An interrupted study resumes with the same command. The result is kept in
-experiments/results/equal_compute_TASK.json. --arms trains only the named arms, so that several processes
-can share a workdir, and keeps no result unless --keep is given. --extend adds them to the kept
-result and does not need the workdirs of the arms in it.
+experiments/results/equal_compute_TASK.json. --arms trains only the named arms, so that several
+processes can share a workdir, and keeps no result unless --keep is given. --extend adds them to the
+kept result and does not need the workdirs of the arms in it.
 """
 
 from functools import partial
