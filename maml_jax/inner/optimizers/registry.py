@@ -205,8 +205,9 @@ def register_inner_optimizer(
     Args:
       name: letters, digits and underscores. Registering a name of your own again replaces it.
       make: (values, T) -> optax transform that returns directions, as in
-        `maml_jax.inner.optimizers`: the loop subtracts them, so they point uphill as a gradient does. `values` maps the names in `hyper` to values in their range,
-        and T is the number of inner steps.
+        `maml_jax.inner.optimizers`: the loop subtracts them, so they point uphill as a gradient
+        does. `values` maps the names in `hyper` to values in their range, and T is the number of
+        inner steps.
       hyper: the hyper-parameters that the optimizer has, which can be learned: `momentum` in
         (0, 1), a tree like the parameters that adapt; `inverse_condition` in (0, 1); a first `step`
         > 0; the `largest` curvature > 0; the `matrices` of `curvature_matrices`.
