@@ -5,6 +5,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import grain
+import jax
 import jax.numpy as jnp
 
 from maml_jax.errors import UsageError
@@ -146,7 +147,8 @@ def _image_classification(spec: "RunSpec") -> Problem:
 
     @cache
     def on_device(stream: str) -> Pool:
-        return Pool(*map(jnp.asarray, pools[stream]))
+        with jax.ensure_compile_time_eval():  # the sampler of a population is made while tracing
+            return Pool(*map(jnp.asarray, pools[stream]))
 
     def sampler(shots: int, query_shots: int, stream: str) -> EpisodeSampler:
         try:

@@ -10,10 +10,13 @@ import pytest
 
 from maml_jax.errors import DivergedError, UsageError
 from maml_jax.run import population
+from maml_jax.run.build import build
 from maml_jax.run.loop import Interrupted, evaluate_run, train_and_evaluate
 from maml_jax.run.metrics import read_metrics
 from maml_jax.run.population import Run, grouped, train_population
 from maml_jax.run.workdir import load_run
+from tests.inner.problems import assert_close
+from tests.run.pictures import draw, picture_config
 from tests.run.runs import tiny_config
 
 STEPS = {"num_meta_steps": 40, "eval__validation_every": 20, "eval__validation_episodes": 8}
@@ -77,6 +80,20 @@ def test_members_equal_single_runs_also_when_stopped_and_beside_one_that_diverge
     for run in runs[:2]:
         assert_same_run(run.workdir, alone / run.workdir.name)
     assert int(load_run(runs[2].workdir)[1].step) == 40
+
+
+def test_members_share_images_on_the_device(tmp_path: pathlib.Path) -> None:
+    """Their pool is made once, although the samplers are made while the program is traced."""
+    folder = draw(tmp_path / "data")
+    configs = [picture_config(folder, seed=seed, inner__step_size=0.1 + seed) for seed in (0, 1)]
+    runs = [Run(config, tmp_path / str(index)) for index, config in enumerate(configs)]
+    for run, result in zip(runs, train_population(runs), strict=True):
+        assert isinstance(result, dict)
+        assert result["population"] == 2
+        alone = build(run.config)
+        state = alone.train(alone.init(), 2)[0]
+        state = alone.train(state, 2)[0]
+        assert_close(load_run(run.workdir)[1].meta_params, state.meta_params, rtol=1e-3, atol=1e-5)
 
 
 def test_runs_of_other_programs_are_apart() -> None:
