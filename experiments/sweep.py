@@ -5,7 +5,7 @@ program. Every run has a workdir of its own, WORKDIR/SETTING/seed_N, which the o
 WORKDIR/sweep.csv and WORKDIR/sweep.html compare the settings: mean and 95% interval over seeds.
 
 python -m experiments.sweep --config=configs/glyphs.py --workdir=runs/glyphs_sweep \\
-  --grid=inner.step_size=0.1,0.4 --grid=algorithm=maml,meta_sgd --seeds=0:3
+  --grid=inner.step_size=1.0,2.0 --grid=algorithm=maml,meta_sgd --seeds=0:3
 
 The same command goes on with an interrupted sweep; a finished run is not trained again, and a run
 that fails is named while the others are kept. --grid values of a key may be numbers, names or
@@ -67,6 +67,7 @@ def main(_: list[str]) -> None:
             for sentence in sentences(summary, grid):
                 print(sentence)
             note(f"written: {folder / 'sweep.csv'} and {folder / 'sweep.html'}")
+            note(f"a table in LaTeX and a figure: python -m experiments.compare {folder}")
     if failures:
         named = "; ".join(f"{pathlib.Path(path)}: {why}" for path, why in failures.items())
         failed = f"{len(failures)} of {len(runs)} runs"

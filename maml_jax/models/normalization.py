@@ -33,6 +33,7 @@ PARAMETER_NAMES = {
 }
 NORMALIZATIONS = tuple(PARAMETER_NAMES)
 PER_STEP_NAMES = PARAMETER_NAMES["per_step"]
+TRANSDUCTIVE = ("batch", "per_step")  # the statistics are those of all query examples
 
 
 def is_increasing(kind: str) -> bool:

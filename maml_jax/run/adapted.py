@@ -1,6 +1,7 @@
 """A model that has adapted to a task, and what it predicts."""
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -45,6 +46,7 @@ class Adapted:
     _predict: Callable[[Params, Examples, Array], Array]
     _inputs: Inputs
     _batched: bool
+    _transductive: bool = False
 
     def predict(self, inputs: Any) -> Prediction:
         """Predicts query examples.
@@ -58,6 +60,9 @@ class Adapted:
           inputs: query inputs [Q, *x], or [B, Q, *x] if the model has adapted to B tasks; see
             `Model.adapt`.
 
+        Warns:
+          UserWarning: such statistics are those of fewer examples than there are classes.
+
         Raises:
           ValueError: the inputs do not have this form.
         """
@@ -70,6 +75,13 @@ class Adapted:
                 f"{f'{tasks} tasks' if self._batched else 'one task'}; give inputs for each of them"
             )
         query = query if batched else query[None]
+        if self._transductive and query.shape[1] < len(self.classes[0]):
+            warnings.warn(
+                f"the model normalizes with the statistics of {query.shape[1]} query examples, "
+                f"too few for {len(self.classes[0])} classes; predict more at once, or train "
+                "with model.normalization='support'",
+                stacklevel=2,
+            )
         values = self._predict(self.params, self._support, jnp.asarray(query))
         prediction = self._named(np.asarray(values))
         if self._batched:

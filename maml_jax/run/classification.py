@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from PIL import ImageOps
 
 from maml_jax.errors import UsageError
+from maml_jax.models.normalization import TRANSDUCTIVE
 from maml_jax.run import files
 from maml_jax.run.formats import plural, text_table
 from maml_jax.run.messages import note
@@ -85,7 +86,7 @@ def classify(
     """
     if not model.experiment.problem.ways or model.inputs.dtype != "uint8":
         raise UsageError(f"{model} classifies no images; use a model of images")
-    if (kind := model.experiment.spec.model.normalization) in ("batch", "per_step"):
+    if (kind := model.experiment.spec.model.normalization) in TRANSDUCTIVE:
         note(
             f"model.normalization={kind!r} normalizes all query images together: what is predicted "
             "of one depends on the others"

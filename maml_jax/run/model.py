@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from maml_jax.errors import UsageError
 from maml_jax.keys import stream_key
 from maml_jax.meta.batching import map_tasks
+from maml_jax.models.normalization import TRANSDUCTIVE
 from maml_jax.run import exported, files
 from maml_jax.run.adapted import Adapted
 from maml_jax.run.build import Experiment, build, for_ways
@@ -104,7 +105,10 @@ class Model:
         compiled = self._compiled(len(classes[0]) if classes else 0, num_steps)
         support = self._stacked(tasks, targets)
         params = compiled.adapt(support)
-        return Adapted(params, classes, support, compiled.predict, self.inputs, batched)
+        transductive = bool(classes) and self.experiment.spec.model.normalization in TRANSDUCTIVE
+        return Adapted(
+            params, classes, support, compiled.predict, self.inputs, batched, transductive
+        )
 
     def save(self, path: str | os.PathLike[str]) -> pathlib.Path:
         """Writes one safetensors file, which `maml_jax.load` reads anywhere.

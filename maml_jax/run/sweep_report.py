@@ -18,6 +18,11 @@ from maml_jax.run.metrics import read_metrics
 from maml_jax.run.sweep import Failures, Grid
 
 _SCORE = "best validation"
+_TABLE = (
+    "{}. Before and after are results on test tasks before adaptation and after the last inner "
+    "step, with the last parameters. Selected by validation is the same with the parameters that "
+    "were best on validation tasks, whose own result is best validation."
+)
 _PALEST = 0.85  # of the colour map: the rest is too pale on paper
 
 
@@ -71,8 +76,11 @@ def sentences(of: Summary, grid: Grid) -> list[str]:
         told.append(
             f"Best by validation: {of.best.label}, with {interval(*score, percent=percent)}"
             f"{' %' if percent else ''} on validation tasks and "
-            f"{interval(*after, percent=percent)}{' %' if percent else ''} on test tasks."
+            f"{interval(*after, percent=percent)}{' %' if percent else ''} on test tasks"
+            f"{_standing(of, grid)}."
         )
+        run = max(of.best.runs, key=lambda run: float(run.record[_SCORE]))
+        told.append(f"Its best run by validation is {run.workdir.parent.name}/{run.workdir.name}.")
     elif len(groups) > 1:
         told.append(
             "No setting is chosen, because the runs do not validate: set "
@@ -81,6 +89,22 @@ def sentences(of: Summary, grid: Grid) -> list[str]:
     if of.failures:
         told.append(f"{plural(len(of.failures), 'run')} failed and is missing in the means.")
     return told
+
+
+def _standing(of: Summary, grid: Grid) -> str:
+    """Whether the best setting is at the edge of a grid, or not to be told from the next one."""
+    said = ""
+    assert of.best is not None
+    for key, values in grid.items():
+        numbers = [value for value in values if isinstance(value, (int, float))]
+        at_edge = of.best.settings.get(key) in (min(numbers), max(numbers)) if numbers else False
+        if len(numbers) == len(values) > 2 and at_edge:
+            said += f"; {key} is at the edge of its values, so further ones may be better"
+    scores = [_over_seeds(group, _SCORE) for group in of.compared.groups]
+    first, *others = sorted(scores, key=lambda score: -score.mean)
+    if others and first.mean - first.half_width < others[0].mean + others[0].half_width:
+        said += "; its validation interval overlaps that of the next setting"
+    return said
 
 
 def _of_grid(grid: Grid) -> str:
@@ -187,7 +211,8 @@ def _figures(of: Summary) -> list[str]:
             (
                 "Learning curves",
                 learning_curves(of),
-                f"Lines are means over seeds, bands 95% t-intervals.{best}",
+                "Lines are means over seeds, bands 95% t-intervals. eval.validation_every sets how "
+                f"often a run validates.{best}",
             ),
             (
                 "Settings side by side",
@@ -218,7 +243,7 @@ def write_summary(
     ]
     parts = [
         page.heading("Settings"),
-        page.table(summary.compared.rows(), summary.compared.caption.capitalize() + "."),
+        page.table(summary.compared.rows(), _TABLE.format(summary.compared.caption.capitalize())),
         page.table(failed, "These runs failed.", kind="text") if failures else "",
         *_figures(summary),
         page.details(

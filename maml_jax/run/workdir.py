@@ -120,7 +120,10 @@ def read_config(workdir: pathlib.Path) -> ConfigDict:
     """
     config = find_config(workdir)
     if config is None:
-        raise UsageError(f"workdir {workdir} holds no run; train one there with experiments.train")
+        fix = "train one there with experiments.train"
+        if (workdir / "sweep.csv").exists():
+            fix = "it is that of a sweep, whose runs are in SETTING/seed_N"
+        raise UsageError(f"workdir {workdir} holds no run; {fix}")
     return config
 
 

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import pathlib
+import warnings
 from typing import NamedTuple
 
 import jax
@@ -156,6 +157,21 @@ def test_tasks_of_unequal_sizes_equal_one_at_a_time() -> None:
     config.model.normalization = "batch"
     with pytest.raises(UsageError, match=r"unequal sizes need .* 'none', here 'batch'"):
         untrained(config).adapt(tasks, names)
+
+
+@pytest.mark.parametrize(
+    ("normalization", "number", "warns"), [("batch", 2, 1), ("batch", 3, 0), ("support", 1, 0)]
+)
+def test_too_few_query_examples_for_their_statistics_are_told(
+    normalization: str, number: int, warns: int
+) -> None:
+    model = untrained(picture_config(pathlib.Path("gone"), model__normalization=normalization))
+    images = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 1), np.uint8)
+    adapted = model.adapt(images, "abc")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        adapted.predict(images[:number])
+    assert sum("too few for 3 classes" in str(of.message) for of in told) == warns
 
 
 def test_learned_lengths_are_not_cut() -> None:
