@@ -24,6 +24,8 @@ from maml_jax.run.formats import adaptation_table
 from maml_jax.run.mirror import mirrored
 from maml_jax.tasks.images.cache import find_cache_dir
 
+_CARD = "configs/sinusoid.py"  # where --config names none
+
 flags.DEFINE_list("import", [], "modules to import first: they register tasks, models and others")
 flags.DEFINE_bool("version", False, "prints versions and devices, as a report of an issue needs")
 
@@ -72,22 +74,24 @@ def define_config() -> flags.FlagHolder[ConfigDict]:
     Cards and keys are checked here, before ml_collections, whose messages are tracebacks.
     """
     import_modules()
+    helps = any(argument.lstrip("-").startswith("help") for argument in sys.argv[1:])
+    config = None
     try:
-        for card in _values_of("config"):
-            _check_card(card)
+        for card in _values_of("config") or [_CARD] * helps:
+            config = _check_card(card)
         for argument in sys.argv[1:]:
             name = argument.lstrip("-").partition("=")[0]
             if name.startswith("config."):
                 check_key(name.removeprefix("config."))
     except UsageError as error:
         sys.exit(report(error, 2))
-    main = sys.modules["__main__"]
-    main.__doc__ = (
-        f"{main.__doc__}\nKeys of the config, with their defaults:\n\n{describe_keys()}\n"
-    )
+    if helps:
+        main = sys.modules["__main__"]
+        keys = f"Keys of the config, with the values of {card}:\n\n{describe_keys(config)}"
+        main.__doc__ = f"{main.__doc__}\n{keys}\n"
     flag: flags.FlagHolder[ConfigDict] = config_flags.DEFINE_config_file(
         "config",
-        "configs/sinusoid.py",
+        _CARD,
         "card, as configs/NAME.py or configs/NAME.py:VARIANT; --config.KEY=VALUE changes a key. "
         "The card is a Python program that is executed: use only cards that you trust",
     )
@@ -133,7 +137,8 @@ def print_record(record: dict[str, Any]) -> None:
     print(dumps(record))
 
 
-def _check_card(value: str) -> None:
+def _check_card(value: str) -> ConfigDict:
+    """The config of a card."""
     path, _, variant = value.partition(":")
     if not pathlib.Path(path).is_file():
         cards = ", ".join(sorted(str(p) for p in pathlib.Path("configs").glob("[a-z]*.py")))
@@ -158,6 +163,7 @@ def _check_card(value: str) -> None:
             f"get_config() of {path!r} returns {type(config).__name__}; return a ConfigDict, which "
             "begins as maml_jax.run.default_config()"
         )
+    return config
 
 
 def prepare_jax(programs: str | None = None) -> None:

@@ -91,13 +91,14 @@ def rule_of(key: str, field: dataclasses.Field[Any]) -> Rule | None:
     return rule
 
 
-def describe_keys() -> str:
-    """All keys, one a line: KEY=DEFAULT, help, and what is allowed."""
+def describe_keys(config: ConfigDict | None = None) -> str:
+    """All keys, one a line: KEY=VALUE of the config or by default, help, and what is allowed."""
+    values = dict(flatten(config)) if config is not None else {}
     lines = []
     for key, field in _fields().items():
-        rule = rule_of(key, field)
+        rule, value = rule_of(key, field), values.get(key, field.default)
         allowed = f" ({rule.allowed()})" if rule else ""
-        lines.append(f"--config.{key}={field.default!r}: {field.metadata['help']}{allowed}")
+        lines.append(f"--config.{key}={value!r}: {field.metadata['help']}{allowed}")
     return "\n".join(lines)
 
 
