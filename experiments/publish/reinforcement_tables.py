@@ -11,12 +11,14 @@ UPDATES = range(4)
 _HEAD = ["before", "1 update", "2 updates", "3 updates"]
 NAVIGATION = {  # kept result -> what it is
     "navigation_step_size_01": "Adam",
+    "navigation_seeds": "Adam",
     "navigation": "Adam, step size 0.5",
     "navigation_cosine": "Adam, step size 0.5, cosine from 2e-3",
     "navigation_dice": "Adam, step size 0.5, `dice`, first log(std) 0",
     "navigation_trpo": "TRPO, step size 0.5, 5 conjugate-gradient steps",
 }
 LATER_STEP_SIZES = {
+    "navigation_seeds_later_step_sizes": "Adam, 3 seeds",
     "navigation_later_step_sizes": "Adam, step size 0.5",
     "navigation_trpo_later_step_sizes": "TRPO, step size 0.5",
 }
@@ -64,11 +66,12 @@ def returns(environment: str, names: dict[str, str]) -> str:
 
 def later_step_sizes() -> str:
     """Trained policies, with several factors of the step sizes after the first update."""
-    rows = [
-        [label, f"{of['later_step_sizes']:g}", *_returns([of])]
-        for name, label in LATER_STEP_SIZES.items()
-        for of in results.read(name)["evaluations"]
-    ]
+    rows = []
+    for name, label in LATER_STEP_SIZES.items():
+        evaluations = results.read(name)["evaluations"]
+        for factor in dict.fromkeys(of["later_step_sizes"] for of in evaluations):
+            records = [of for of in evaluations if of["later_step_sizes"] == factor]
+            rows.append([label, f"{factor:g}", *_returns(records)])
     return markdown(["run", "factor", *_HEAD], rows)
 
 
