@@ -1,6 +1,7 @@
 """How results are printed: four significant digits, accuracies in %."""
 
 import math
+import pathlib
 from collections.abc import Sequence
 
 from maml_jax.run.files import Record
@@ -44,6 +45,12 @@ def percentage(share: float | None) -> str:
     if share is None or not math.isfinite(share):
         return "not finite"
     return f"{100 * share:.2f}%"
+
+
+def short_name(workdir: pathlib.Path) -> str:
+    """The folder's name, with its setting if it is a run of a sweep."""
+    names = workdir.parts[-2:] if workdir.name.startswith("seed_") else workdir.parts[-1:]
+    return "/".join(names)
 
 
 def plural(count: int, noun: str) -> str:

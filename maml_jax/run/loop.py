@@ -22,7 +22,7 @@ from maml_jax.run.checkpoint import has_checkpoint
 from maml_jax.run.config import baseline_config
 from maml_jax.run.episode_table import EpisodeTable
 from maml_jax.run.files import Record
-from maml_jax.run.formats import plural
+from maml_jax.run.formats import plural, short_name
 from maml_jax.run.loading import load
 from maml_jax.run.messages import note
 from maml_jax.run.metrics import read_metrics
@@ -145,7 +145,7 @@ def train_together(runs: Sequence[RunInTraining], states: States) -> None:
       UsageError: a file of a run cannot be written.
     """
     spec, total = runs[0].spec, sum(run.spec.num_meta_steps for run in runs)
-    name = runs[0].workdir.name if len(runs) == 1 else f"{len(runs)} runs"
+    name = short_name(runs[0].workdir) if len(runs) == 1 else f"{len(runs)} runs"
     with ExitStack() as open_files, stop_requests() as received:
         for run in runs:
             open_files.enter_context(closing(run))

@@ -13,7 +13,7 @@ from maml_jax.run import comparison, files, page
 from maml_jax.run.comparison import Cell, Column, Comparison, Group, over_seeds
 from maml_jax.run.figures.style import MOST_SERIES, STYLE, count, name_lines, scale_loss, single
 from maml_jax.run.files import Record
-from maml_jax.run.formats import interval, plural
+from maml_jax.run.formats import interval, plural, short_name
 from maml_jax.run.metrics import read_metrics
 from maml_jax.run.sweep import Failures, Grid
 
@@ -80,7 +80,7 @@ def sentences(of: Summary, grid: Grid) -> list[str]:
             f"{_standing(of, grid)}."
         )
         run = max(of.best.runs, key=lambda run: float(run.record[_SCORE]))
-        told.append(f"Its best run by validation is {run.workdir.parent.name}/{run.workdir.name}.")
+        told.append(f"Its best run by validation is {short_name(run.workdir)}.")
     elif len(groups) > 1:
         told.append(
             "No setting is chosen, because the runs do not validate: set "

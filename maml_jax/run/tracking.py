@@ -9,6 +9,7 @@ from maml_jax.run.build import Experiment
 from maml_jax.run.checkpoint import Checkpoints
 from maml_jax.run.ensemble import Members
 from maml_jax.run.files import Record
+from maml_jax.run.formats import short_name
 from maml_jax.run.messages import note
 from maml_jax.run.metrics import read_metrics
 from maml_jax.run.progress import Progress, crossed
@@ -111,7 +112,7 @@ class RunInTraining:
         restored = self._checkpoints.restore(self.first)
         if restored is not None:
             self.first, about = restored.state, restored.about
-            where = "" if runs == 1 else f"{workdir.name}: "
+            where = "" if runs == 1 else f"{short_name(workdir)}: "
             note(f"{where}resuming from meta-step {int(self.first.step)} of {spec.num_meta_steps}")
         self.step = int(self.first.step)
         self._selection = Selection(experiment, workdir, self.first)

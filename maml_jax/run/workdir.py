@@ -120,9 +120,8 @@ def read_config(workdir: pathlib.Path) -> ConfigDict:
     """
     config = find_config(workdir)
     if config is None:
-        fix = "train one there with experiments.train"
-        if (workdir / "sweep.csv").exists():
-            fix = "it is that of a sweep, whose runs are in SETTING/seed_N"
+        of_sweep = (workdir / "sweep.csv").exists()
+        fix = "see its SETTING/seed_N" if of_sweep else "train one there with experiments.train"
         raise UsageError(f"workdir {workdir} holds no run; {fix}")
     return config
 
@@ -133,15 +132,13 @@ def find_config(workdir: pathlib.Path) -> ConfigDict | None:
     Raises:
       UsageError: the config cannot be read.
     """
-    path = workdir / "config.json"
     try:
-        record = files.read_json(path)
+        record = files.read_json(workdir / "config.json")
         return None if record is None else config_of(record, f"workdir {workdir}")
     except (DamagedError, TypeError) as error:  # a TypeError of ml_collections
         raise DamagedError(
-            f"the config of the run in {workdir} cannot be used ({error}); restore {path} from a "
-            "copy, or remove it and call the run's train command, which compares its config with "
-            "that of the checkpoints"
+            f"the config of the run in {workdir} cannot be used ({error}); restore or remove it "
+            "and call the train command, which compares its config with that of the checkpoints"
         ) from error
 
 

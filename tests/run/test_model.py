@@ -220,5 +220,8 @@ def test_queries_of_another_number_of_tasks_are_refused() -> None:
 def test_what_cannot_be_loaded_is_refused(tmp_path: pathlib.Path) -> None:
     with pytest.raises(UsageError, match=r"no pretrained model.* use one of "):
         mj.load("omniglt")
-    with pytest.raises(UsageError, match="holds no run"):
+    with pytest.raises(UsageError, match="holds no run; train one there"):
+        mj.load(tmp_path)
+    (tmp_path / "sweep.csv").touch()
+    with pytest.raises(UsageError, match="holds no run; see its SETTING/seed_N"):
         mj.load(tmp_path)
