@@ -40,7 +40,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 HOSTILE = (NAN, INF, -INF, -1, 2**31, 2**32, 1e-320, 1e300, "", "a", None, (), ("a",), (NAN,), True)
 SMALL = {  # what keeps one run short
     "num_meta_steps": 2,
-    "meta_batch_size": 2,
+    "meta_batch_size": 8,  # over the forced devices
     "steps_per_dispatch": 1,
     "inner.num_steps": 2,
     "model.hidden": (4,),
