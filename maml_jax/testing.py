@@ -275,9 +275,8 @@ def check_task(name: str, **overrides: Any) -> None:
 def _check_sampler(of: str, sampler: EpisodeSampler) -> Episode:
     keys = jax.random.split(jax.random.key(0), 2)
     compiled = jax.jit(sampler)
-    first = _must(f"{of} run under jit", compiled, keys[0])
+    first, second = (_must(f"{of} run under jit", compiled, key) for key in keys)
     again = jax.jit(lambda key: sampler(key))(keys[0])  # traced anew: chance beside the key shows
-    second = compiled(keys[1])
     _must(f"{of} give the same for the same key", chex.assert_trees_all_equal, again, first)
     pairs = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
     assert any(np.any(a != b) for a, b in pairs), f"{of} give another episode for another key"
@@ -291,25 +290,19 @@ def _check_problem(of: str, spec: RunSpec, problem: Problem, episode: Episode) -
     (support, query), key = episode, jax.random.key(0)
     params, again = (jax.jit(lambda key: problem.init_params(key, 1))(key) for _ in range(2))
     _must(f"init_params {of} depend on its key", chex.assert_trees_all_equal, again, params)
-
-    def loss_of(params: Params, data: PyTree) -> tuple[Array, Any]:
-        return problem.loss(problem.at_step(params, jnp.int32(0)), data, key)
-
-    evaluate = jax.jit(loss_of)
-    loss, metrics = evaluate(params, query)
+    loss_of = jax.jit(
+        lambda params, data: problem.loss(problem.at_step(params, jnp.int32(0)), data, key)
+    )
+    loss, metrics = loss_of(params, query)
     assert isinstance(metrics, dict), f"loss {of} return a dict of metrics: it returns {metrics}"
     values = [loss, *metrics.values()]
     _must(f"loss and metrics {of} be scalars", chex.assert_shape, values, ())
     _must(f"loss and metrics {of} be finite", chex.assert_tree_all_finite, values)
-    rows = len(
-        jax.jit(lambda params: problem.predict(problem.at_step(params, jnp.int32(0)), query))(
-            params
-        )
-    )
+    rows = len(problem.predict(problem.at_step(params, jnp.int32(0)), query))
     assert rows == len(query.targets), f"predict {of} have one row per example: it has {rows}"
-    (before, _), grads = jax.jit(jax.value_and_grad(loss_of, has_aux=True))(params, support)
+    (before, _), grads = jax.value_and_grad(loss_of, has_aux=True)(params, support)
     moved = jax.tree.map(lambda p, g: p - spec.inner.step_size * g, params, grads)
-    after, _ = evaluate(moved, support)
+    after, _ = loss_of(moved, support)
     assert abs(after - before) > 0, f"loss {of} change in a gradient step: {before}, then {after}"
 
 
