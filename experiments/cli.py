@@ -75,9 +75,10 @@ def define_config() -> flags.FlagHolder[ConfigDict]:
     """
     import_modules()
     helps = any(argument.lstrip("-").startswith("help") for argument in sys.argv[1:])
-    config = None
+    default = [_CARD] if helps and pathlib.Path(_CARD).is_file() else []
+    card, config = "the package", None
     try:
-        for card in _values_of("config") or [_CARD] * helps:
+        for card in _values_of("config") or default:
             config = _check_card(card)
         for argument in sys.argv[1:]:
             name = argument.lstrip("-").partition("=")[0]
