@@ -137,7 +137,7 @@ def find_config(workdir: pathlib.Path) -> ConfigDict | None:
         return None if record is None else config_of(record, f"workdir {workdir}")
     except (DamagedError, TypeError) as error:  # a TypeError of ml_collections
         raise DamagedError(
-            f"the config of the run in {workdir} cannot be used ({error}); restore or remove it "
+            f"{workdir}/config.json cannot be used ({error}); restore or remove it "
             "and call the train command, which compares its config with that of the checkpoints"
         ) from error
 

@@ -79,7 +79,7 @@ def test_a_config_that_cannot_be_used_is_one_line(tmp_path: pathlib.Path, kind: 
         with pytest.raises(UsageError) as caught:
             read(tmp_path)
         assert len(str(caught.value).splitlines()) == 1
-        assert kind == "a wrong section" or "config.json" in str(caught.value)
+        assert "config.json" in str(caught.value)
     assert (tmp_path / "config.json").read_bytes() == SPOILT[kind]
 
 
