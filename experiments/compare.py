@@ -5,6 +5,7 @@ mean and 95% t-interval over seeds. The first columns are the keys of the config
 
 python -m experiments.compare runs/sweep
 python -m experiments.compare runs/k1_seed0 runs/k1_seed1 runs/k5_seed0 runs/k5_seed1
+python -m experiments.compare runs/sweep --labels=MAML,Meta-SGD
 """
 
 import io
@@ -19,6 +20,9 @@ cli.import_modules()
 _OUTPUT = flags.DEFINE_string(
     "output", None, "folder of the files; default: `comparison` in the folder that holds the runs"
 )
+_LABELS = flags.DEFINE_list(
+    "labels", [], "names of the settings for a paper, in the order of the table without this flag"
+)
 
 
 def main(arguments: list[str]) -> None:
@@ -28,6 +32,8 @@ def main(arguments: list[str]) -> None:
     if not arguments[1:]:
         raise UsageError("no runs are given; use experiments.compare RUN RUN ..., or a folder")
     compared = comparison.compare(arguments[1:])
+    if _LABELS.value:
+        compared = comparison.labelled(compared, _LABELS.value)
     workdirs = [run.workdir.parent for group in compared.groups for run in group.runs]
     default = os.path.join(os.path.commonpath(workdirs), "comparison")
     output = files.local_folder(_OUTPUT.value or default)

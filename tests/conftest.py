@@ -1,5 +1,6 @@
 """Settings that must come before jax is imported: eight forced host devices, programs shared."""
 
+import gc
 import os
 import pathlib
 
@@ -21,3 +22,4 @@ os.environ.setdefault(
     str(pathlib.Path(__file__).parent.parent / ".pytest_cache" / "programs"),
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+gc.set_threshold(200_000, 20, 20)  # traces are many small objects: a twentieth of the time

@@ -30,6 +30,7 @@ REGISTRIES = {
     "gate": GATES,
     "algorithm": ALGORITHMS,
 }
+NAMES = {kind: set(registry) for kind, registry in REGISTRIES.items()}  # the package's own
 TEXT = (ROOT / "docs" / "extending.md").read_text()
 BLOCKS = re.findall(r"^```(\w+) ?(\S*)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 COMMANDS = [shlex.split(code) for language, _, code in BLOCKS if language == "bash"]
@@ -98,6 +99,13 @@ def my_module(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     del sys.modules["my_module"]
 
 
+@pytest.mark.usefixtures("my_module")
+def test_the_module_adds_an_entry_of_every_kind() -> None:
+    for kind, registry in REGISTRIES.items():
+        assert set(registry) - NAMES[kind], kind
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("my_module")
 def test_checks_of_the_documentation_pass(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     tests = runpy.run_path(str(folder / "test_my_module.py"))

@@ -1,6 +1,6 @@
 """The contract checks: every entry of the package passes them, and wrong entries fail."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -18,6 +18,7 @@ from maml_jax.models.registry import MODELS, register_model
 from maml_jax.run.problems import TASKS, Problem, register_task
 from maml_jax.run.spec import RunSpec
 from maml_jax.types import Array, Episode, PyTree
+from tests.marks import slow_but
 
 Update = Callable[..., tuple[PyTree, PyTree]]
 
@@ -30,19 +31,14 @@ def restored_registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     return
 
 
-# The others are slow; tests/inner/optimizers/test_contracts.py and tests/lengths/test_gates.py have
-# their contracts one by one.
-def quick(names: Iterable[str], *chosen: str) -> list[Any]:
-    slow = [pytest.mark.slow]
-    return [pytest.param(name, marks=[] if name in chosen else slow) for name in names]
-
-
-@pytest.mark.parametrize("name", quick(INNER_OPTIMIZERS, "adam", "meta_curvature"))
+# tests/inner/optimizers/test_contracts.py and tests/lengths/test_gates.py have the contracts of the
+# others one by one.
+@pytest.mark.parametrize("name", slow_but(["adam", "meta_curvature"], INNER_OPTIMIZERS))
 def test_inner_optimizers_pass(name: str) -> None:
     testing.check_inner_optimizer(name)
 
 
-@pytest.mark.parametrize("name", quick(GATES, "ramp", "survival", "hard_concrete"))
+@pytest.mark.parametrize("name", slow_but(["ramp", "survival", "hard_concrete"], GATES))
 def test_gates_pass(name: str) -> None:
     testing.check_gate(name)
 

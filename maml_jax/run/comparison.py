@@ -32,6 +32,7 @@ from maml_jax.run.workdir import read_config, read_evaluation
 
 # Keys that say nothing about what is compared.
 _IGNORED = {"seed", "tasks_per_chunk", "steps_per_dispatch", *FREE_KEYS} - {"eval"}
+_LABEL = "setting"  # head of the column of names that a user gives
 _DEPTH = 4  # folders below one that is searched for runs
 _LATEX = str.maketrans(
     {c: f"\\{c}" for c in "&%$#_{}"} | {"\\": r"\textbackslash{}", "±": r"$\pm$"}
@@ -55,6 +56,8 @@ class Group(NamedTuple):
     @property
     def label(self) -> str:
         """Its settings in short."""
+        if [*self.settings] == [_LABEL]:
+            return str(self.settings[_LABEL])
         shown = [f"{key.rpartition('.')[2]} {value}" for key, value in self.settings.items()]
         return ", ".join(shown) or "all runs"
 
@@ -225,6 +228,24 @@ def compare(folders: Sequence[str | os.PathLike[str]]) -> Comparison:
     """
     groups = group_runs(find_runs(folders))
     return Comparison(groups, columns_of([run for group in groups for run in group.runs]))
+
+
+def labelled(of: Comparison, labels: Sequence[str]) -> Comparison:
+    """The comparison with a name of one's own for each group, in place of its settings.
+
+    Raises:
+      UsageError: there are more or fewer names than groups, or two are the same.
+    """
+    if len(labels) != len(of.groups) or len(set(labels)) < len(labels):
+        names = "; ".join(group.label for group in of.groups)
+        raise UsageError(
+            f"--labels={','.join(labels)} must be {len(of.groups)} different names, for {names}"
+        )
+    groups = [
+        group._replace(settings={_LABEL: label})
+        for group, label in zip(of.groups, labels, strict=True)
+    ]
+    return of._replace(groups=groups)
 
 
 def as_text(of: Comparison) -> str:

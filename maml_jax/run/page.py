@@ -4,6 +4,8 @@ import base64
 import html
 import io
 from collections.abc import Sequence
+from typing import NamedTuple
+from urllib.parse import quote
 
 from matplotlib.figure import Figure
 
@@ -28,6 +30,7 @@ th,td{padding:.4rem .8rem .4rem 0;text-align:right;border-bottom:1px solid var(-
 vertical-align:top;white-space:nowrap}
 th{color:var(--soft);font-weight:600}
 th:first-child,td:first-child{text-align:left}
+a{color:inherit}
 .text td,.text th{text-align:left}
 .text td:last-child{white-space:normal;overflow-wrap:anywhere}
 small{color:var(--soft)}
@@ -41,6 +44,12 @@ summary{cursor:pointer}
 """
 
 
+class Link(NamedTuple):
+    """A cell of a table that leads to a file or a folder beside the page."""
+
+    path: str
+
+
 def text(content: str) -> str:
     """Escapes what comes from a run, and keeps intervals on one line."""
     return html.escape(content).replace(" ± ", "\u00a0±\u00a0")
@@ -51,13 +60,15 @@ def paragraph(content: str, kind: str = "") -> str:
     return f'<p class="{kind}">{text(content)}</p>' if kind else f"<p>{text(content)}</p>"
 
 
-def table(rows: Sequence[Sequence[str]], note: str, *, kind: str = "") -> str:
+def table(rows: Sequence[Sequence[str | Link]], note: str, *, kind: str = "") -> str:
     """A table, the first row of which is its head, below a sentence that explains it.
 
     Of a cell of several lines, all but the first are small.
     """
 
-    def cell(content: str) -> str:
+    def cell(content: str | Link) -> str:
+        if isinstance(content, Link):
+            return f'<a href="{quote(content.path)}">{text(content.path)}</a>'
         first, *others = map(text, content.split("\n"))
         return first + "".join(f"<br><small>{line}</small>" for line in others)
 

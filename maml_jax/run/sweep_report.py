@@ -23,6 +23,11 @@ _TABLE = (
     "step, with the last parameters. Selected by validation is the same with the parameters that "
     "were best on validation tasks, whose own result is best validation."
 )
+_RUNS = (
+    "Each run has a folder of its own. experiments.report --workdir=FOLDER writes its report. The "
+    "population is the number of runs that were trained together. Intervals are 95% intervals over "
+    "test episodes."
+)
 _PALEST = 0.85  # of the colour map: the rest is too pale on paper
 
 
@@ -223,6 +228,23 @@ def _figures(of: Summary) -> list[str]:
         return [page.figure(title, of, text) for title, of, text in drawn if of is not None]
 
 
+def _runs(of: Summary, folder: pathlib.Path) -> list[list[str | page.Link]]:
+    """A row for each run, with a head: its folder, seed, population and results."""
+    columns = of.compared.columns
+    rows: list[list[str | page.Link]] = [
+        ["run", "seed", "population", *(column.name for column in columns)]
+    ]
+    for run in (run for group in of.compared.groups for run in group.runs):
+        shown = [
+            interval(*over_seeds([column.read(run.record)]), percent=column.percent)
+            for column in columns
+        ]
+        path = page.Link(f"{run.workdir.relative_to(folder).as_posix()}/")
+        together = str(run.record.get("population", 1))
+        rows.append([path, str(run.config["seed"]), together, *shown])
+    return rows
+
+
 def write_summary(
     folder: pathlib.Path, workdirs: Sequence[pathlib.Path], grid: Grid, failures: Failures
 ) -> Summary:
@@ -235,23 +257,12 @@ def write_summary(
     files.write(folder / "sweep.csv", comparison.as_csv(summary.compared))
     failed = [["run", "why it failed"]]
     failed += [[str(path.relative_to(folder)), reason] for path, reason in failures.items()]
-    runs = [
-        [str(run.workdir.relative_to(folder.resolve())), str(run.record["population"])]
-        for group in summary.compared.groups
-        for run in group.runs
-        if "population" in run.record
-    ]
     parts = [
         page.heading("Settings"),
         page.table(summary.compared.rows(), _TABLE.format(summary.compared.caption.capitalize())),
         page.table(failed, "These runs failed.", kind="text") if failures else "",
         *_figures(summary),
-        page.details(
-            "Runs that were trained together",
-            page.table([["run", "runs in its population"], *runs], "Folders of the runs."),
-        )
-        if runs
-        else "",
+        page.details("All runs", page.table(_runs(summary, folder.resolve()), _RUNS)),
     ]
     document = page.document(f"Sweep {folder.name}", sentences(summary, grid), parts)
     files.write(folder / "sweep.html", document)

@@ -22,19 +22,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def calls(folder: pathlib.Path) -> Calls:
-    run, (support, query) = folder / "run", arrange(folder / "images")
+    run = folder / "run"
     open_workdir(tiny_config(), run)
-    model = untrained(picture_config(folder)).save(folder / "model")
     for seed in (0, 1):
         write_run(folder / f"runs/{seed}", tiny_config(seed=seed), 1.0)
-    images = [f"--support={support}", f"--query={query}", f"--output={folder / 'classified'}"]
     alone = ["train", f"--workdir={run}"]
     commands = {
         "other_seed": [*alone, "--config.seed=7", "--config.num_meta_steps=90"],
         "other_card": [*alone, "--config=configs/sinusoid.py:paper"],
         "no_start": ["train", f"--workdir={folder / 'new'}", "--init_from=gone"],
-        "classify": ["classify", f"--workdir={model}", *images, "--num_steps=20"],
-        "no_model": ["classify", "--workdir=gone", *images],
+        "no_model": ["classify", "--workdir=gone", "--support=gone", "--query=gone"],
         "compare": ["compare", str(folder / "runs")],
         "no_runs": ["compare"],
     }
@@ -47,17 +44,20 @@ def test_a_run_goes_on_with_its_own_config(calls: Calls, folder: pathlib.Path) -
     assert "meta_batch_size: 8 -> 25" in calls["other_card"].stderr
     assert "gone is no workdir, no file and no pretrained model" in calls["no_start"].stderr
     assert not (folder / "new").exists()
-
-
-def test_folders_are_classified_with_the_file_of_a_model(
-    calls: Calls, folder: pathlib.Path
-) -> None:
-    assert calls["classify"].returncode == 0, calls["classify"].stderr
-    assert "of 5 images" in calls["classify"].stdout
-    assert len((folder / "classified/predictions.csv").read_text().splitlines()) == 7
-    assert (folder / "classified/predictions.png").read_bytes().startswith(b"\x89PNG")
     assert calls["no_model"].returncode == 2
     assert "no pretrained model; train one" in calls["no_model"].stderr
+
+
+@pytest.mark.slow  # tests/run/test_classification.py has the rest
+def test_folders_are_classified_with_the_file_of_a_model(folder: pathlib.Path) -> None:
+    support, query = arrange(folder / "images")
+    model = untrained(picture_config(folder)).save(folder / "model")
+    images = [f"--support={support}", f"--query={query}", f"--output={folder / 'classified'}"]
+    (done,) = call_all([["classify", f"--workdir={model}", *images, "--num_steps=20"]])
+    assert done.returncode == 0, done.stderr
+    assert "of 5 images" in done.stdout
+    assert len((folder / "classified/predictions.csv").read_text().splitlines()) == 7
+    assert (folder / "classified/predictions.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_folder_of_runs_becomes_tables_and_a_figure(calls: Calls, folder: pathlib.Path) -> None:

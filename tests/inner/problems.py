@@ -14,6 +14,7 @@ from jax.flatten_util import ravel_pytree
 from maml_jax import Examples, InnerLoop, MetaParams
 from maml_jax.inner.optimizers.registry import adam, as_direction, heavy_ball, nesterov, sgd
 from maml_jax.types import Adaptation
+from tests.marks import slow_but
 
 OPTIMIZERS = {
     "sgd": sgd,
@@ -23,11 +24,12 @@ OPTIMIZERS = {
     "rmsprop": as_direction(optax.rmsprop(0.1, eps=1e-6)),
 }
 META_GRADIENTS = ("exact", "reverse", "first_order")
-GRID = [(name, estimator) for name in OPTIMIZERS for estimator in META_GRADIENTS]
-# Every optimizer and every meta-gradient at least once, for tests in which GRID takes too long.
+_GRID = [(name, estimator) for name in OPTIMIZERS for estimator in META_GRADIENTS]
+# Every optimizer and every meta-gradient at least once.
 CROSS = [
-    (name, estimator) for name, estimator in GRID if name == "heavy_ball" or estimator == "exact"
+    (name, estimator) for name, estimator in _GRID if name == "heavy_ball" or estimator == "exact"
 ]
+GRID = slow_but(CROSS, _GRID)
 
 
 def adapt(

@@ -24,6 +24,7 @@ from tests.inner.problems import (
     regression_loss,
     toy_gates,
 )
+from tests.marks import slow_but
 
 STEPS = 3
 TRUE = ("exact", "reverse")  # estimators of the true gradient
@@ -53,7 +54,11 @@ def everything(name, per_tensor):
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(
-    ("name", "per_tensor"), [(name, True) for name in OPTIMIZERS] + [("nesterov", False)]
+    ("name", "per_tensor"),
+    slow_but(
+        [("sgd", True), ("heavy_ball", True), ("nesterov", False)],
+        [*((name, True) for name in OPTIMIZERS), ("nesterov", False)],
+    ),
 )
 def test_exact_equals_reverse_equals_finite_differences(name, per_tensor):
     """For all meta-parameters, support data and a value that the loss closes over."""
@@ -138,7 +143,7 @@ def test_the_loss_may_close_over_a_traced_value_of_its_task(kind, meta_gradient)
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", slow_but(["sgd", "heavy_ball"], OPTIMIZERS))
 def test_first_order_equals_stop_gradient_on_the_inner_gradient(name):
     """It equals the gradient of a loss with a constant gradient, L = ⟨stop_gradient(g(θ)), θ⟩."""
     inputs = everything(name, True)

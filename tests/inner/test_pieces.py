@@ -19,6 +19,7 @@ from tests.inner.problems import (
     regression_loss,
     toy_gates,
 )
+from tests.marks import slow_but
 
 CASES = [(*case, (1, 2)) for case in CROSS if case[0] == "heavy_ball"]
 CASES += [("heavy_ball", "exact", cuts) for cuts in [(0, 3), (1, 1, 1)]]
@@ -62,7 +63,7 @@ def run_in_pieces(name, meta_gradient, steps):
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize(("name", "meta_gradient", "steps"), CASES)
+@pytest.mark.parametrize(("name", "meta_gradient", "steps"), slow_but(CASES[:2], CASES))
 def test_several_calls_equal_one(name, meta_gradient, steps):
     """In value, gradient, losses, aux and monitored values, with a loss that uses its key."""
     whole = run_in_pieces(name, meta_gradient, (3,))

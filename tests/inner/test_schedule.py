@@ -1,7 +1,6 @@
 """A loop that is compiled for a schedule equals the masked loop, in value and gradient."""
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import chex
@@ -21,23 +20,12 @@ from maml_jax.inner.optimizers.registry import (
 from maml_jax.lengths import GATES, Gates, Schedule, count_flops, schedule_of
 from maml_jax.params import GRANULARITIES, merge_params, split_floats, split_params, with_paths
 from tests.inner.problems import assert_close, assert_moves, float64  # noqa: F401
+from tests.marks import slow_but
 
 STEPS = 4
 # Layer -> the steps that its values take: some channels halt before others, and some never move.
 LENGTHS = {"body": [0, 1], "head": [3, 2]}
 ORDER = ("body", "head")
-
-
-# With a final number of steps, and with values for each tensor.
-FAST_OPTIMIZERS = ("ogm", "meta_curvature_momentum")
-
-
-def slow_but(fast: Collection[str], names: Iterable[str], values: Callable[..., Any]) -> list[Any]:
-    """One parameter set a name, of which all but the fast ones are slow."""
-    return [
-        pytest.param(*values(of), id=of, marks=() if of in fast else pytest.mark.slow)
-        for of in names
-    ]
 
 
 def params() -> dict[str, Any]:
@@ -134,10 +122,10 @@ def compare(inner_loop: InnerLoop, schedule: Schedule, meta_params: MetaParams) 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(
     ("gate", "granularity"),
-    [
-        *slow_but(("ramp",), GATES, lambda gate: (gate, "channel")),
-        *slow_but(("parameter",), GRANULARITIES, lambda granularity: ("ramp", granularity)),
-    ],
+    slow_but(
+        [("ramp", "channel")],
+        {(gate, "channel"): 0 for gate in GATES} | {("ramp", of): 0 for of in GRANULARITIES},
+    ),
 )
 def test_every_gate(gate: str, granularity: str) -> None:
     init = params()
@@ -148,7 +136,7 @@ def test_every_gate(gate: str, granularity: str) -> None:
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("name", slow_but(FAST_OPTIMIZERS, INNER_OPTIMIZERS, lambda name: (name,)))
+@pytest.mark.parametrize("name", slow_but(["meta_curvature_momentum"], INNER_OPTIMIZERS))
 def test_every_optimizer(name: str) -> None:
     init = params()
     gates, lengths, schedule = hard_gates("ramp", "channel", init)
@@ -165,11 +153,7 @@ def test_every_optimizer(name: str) -> None:
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(
     "estimator",
-    slow_but(
-        ("exact", "implicit"),
-        ("exact", "reverse", "first_order", "implicit", "reptile"),
-        lambda name: (name,),
-    ),
+    slow_but(["exact", "implicit"], ["exact", "reverse", "first_order", "implicit", "reptile"]),
 )
 def test_every_meta_gradient(estimator: str) -> None:
     init = params()

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Callable
+from functools import partial
 
 import chex
 import jax
@@ -116,7 +117,7 @@ def derivative(gate: str, length: np.ndarray, k: int) -> np.ndarray:
 def test_the_gradient_of_lengths_equals_its_closed_form(gate: str) -> None:
     kind, values = gates_of(gate), learned_values(gate)
     gates = kind.soft(TAU)
-    grads = jax.grad(lambda v: query_loss(kind, gates, v))(values)
+    grads = jax.jit(jax.grad(lambda v: query_loss(kind, gates, v)))(values)
     by_gate = sensitivities(lambda k: gates(values, net_params(), jnp.int32(k)))
     for name, layer in (("body/kernel", "body"), ("head/kernel", "head")):
         expected = sum(
@@ -215,12 +216,10 @@ def test_straight_through_gates_are_the_hard_gates(gate: str) -> None:
 @pytest.mark.parametrize("gate", ["ramp", "straight_through_ramp"])
 def test_lengths_at_both_bounds_have_a_meta_gradient(gate: str) -> None:
     kind = gates_of(gate)
+    gradient = jax.jit(jax.grad(lambda v: query_loss(kind, kind.soft(), v)))
     inside = {0.0: 1e-6, float(STEPS): STEPS - 1e-6}
     for bound, near in inside.items():
-        at, close = (
-            jax.grad(lambda v: query_loss(kind, kind.soft(), v))(all_lengths(length))
-            for length in (bound, near)
-        )
+        at, close = (gradient(all_lengths(length)) for length in (bound, near))
         assert_moves(at)
         if gate == "ramp":  # the one-sided derivative that points inwards
             assert_close(at, close, rtol=1e-4, atol=1e-6)
@@ -232,6 +231,8 @@ def test_a_length_of_zero_freezes_bit_for_bit_and_can_grow_again(gate: str) -> N
     kind = Gates(gate, "parameter", num_steps=STEPS)
     params, lengths = {"w": jnp.array([0.1, -0.7])}, {"w": jnp.zeros(2)}
 
+    @jax.jit
+    @partial(jax.value_and_grad, has_aux=True)
     def loss(lengths: dict[str, Array]) -> tuple[Array, Array]:
         adapted = adapt(
             lambda p, target, key: (0.5 * jnp.sum((p["w"] - target) ** 2), ()),
@@ -241,10 +242,10 @@ def test_a_length_of_zero_freezes_bit_for_bit_and_can_grow_again(gate: str) -> N
         ).params
         return jnp.sum((adapted["w"] - 1) ** 2), adapted
 
-    assert_bits_equal(loss(lengths)[1], params)
+    assert_bits_equal(loss(lengths)[0][1], params)
     outer = optax.chain(optax.sgd(0.5), keep_within(*kind.bounds))
     for _ in range(3):
-        grads = jax.grad(lambda v: loss(v)[0])(lengths)
+        grads = loss(lengths)[1]
         lengths = optax.apply_updates(lengths, outer.update(grads, outer.init(lengths), lengths)[0])
     assert np.all(np.asarray(lengths["w"]) > 0.5)
 

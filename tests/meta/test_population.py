@@ -65,7 +65,7 @@ def train(devices, dispatches=(STEPS,), chunk=None, active=None):
 @pytest.mark.parametrize(
     ("devices", "dispatches", "chunk"),
     [
-        (1, (STEPS,), None),
+        pytest.param(1, (STEPS,), None, marks=pytest.mark.slow),
         (4, (20, 30), 1),
         pytest.param(8, (STEPS,), None, marks=pytest.mark.slow),
     ],

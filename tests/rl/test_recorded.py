@@ -71,6 +71,7 @@ def test_derivatives_on_recorded_rollouts() -> None:
     np.testing.assert_allclose(here.product, numeric.kl_gradient, atol=1e-6 * scale)
 
 
+@pytest.mark.slow
 def test_the_first_step_of_trpo_is_that_of_a_dense_solve() -> None:
     damping = max_kl = 1e-3
     start, unravel = ravel_pytree(fresh_meta_params().init)

@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 from ml_collections import ConfigDict
 
@@ -53,15 +54,17 @@ def call(
     )
 
 
-# Imports once, then forks for every list of arguments, and prints [exit code, stdout, stderr].
+# Imports once, then forks for every line of arguments, and answers [exit code, stdout, stderr].
 _FORKS = """
 import json, os, runpy, sys, tempfile
-import experiments.cli, maml_jax.run.loop, maml_jax.run.report
+import experiments.cli, maml_jax.run.comparison, maml_jax.run.loop, maml_jax.run.report
 
-for module, *arguments in json.loads(sys.argv[1]):
+for line in sys.stdin:
+    module, *arguments = json.loads(line)
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         child = os.fork()
         if child == 0:
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             os.dup2(out.fileno(), 1)
             os.dup2(err.fileno(), 2)
             sys.argv = [module, *arguments]
@@ -69,18 +72,34 @@ for module, *arguments in json.loads(sys.argv[1]):
             sys.exit(0)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         texts = [(file.seek(0), file.read())[1] for file in (out, err)]
-        print(json.dumps([code, *texts]))
+        print(json.dumps([code, *texts]), flush=True)
 """
+
+
+@cache
+def _forks(environment: tuple[tuple[str, str], ...]) -> subprocess.Popen[str]:
+    """The program that forks, which ends with this process."""
+    return subprocess.Popen(
+        [sys.executable, "-c", _FORKS],
+        cwd=ROOT,
+        env=dict(environment),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
 
 
 def call_all(
     commands: Sequence[list[str]], environment: Mapping[str, str] = ENVIRONMENT
 ) -> list[subprocess.CompletedProcess[str]]:
     """Calls binaries in turn, each given as [module, *arguments], at the price of one import."""
-    done = call([sys.executable, "-c", _FORKS, json.dumps(commands)], environment)
-    assert done.returncode == 0, done.stderr
-    results = [json.loads(line) for line in done.stdout.splitlines()]
-    return [
-        subprocess.CompletedProcess(of, code, out, err)
-        for of, (code, out, err) in zip(commands, results, strict=True)
-    ]
+    forks = _forks(tuple(sorted(environment.items())))
+    assert forks.stdin is not None
+    assert forks.stdout is not None
+    done = []
+    for arguments in commands:
+        forks.stdin.write(json.dumps(arguments) + "\n")
+        forks.stdin.flush()
+        code, out, err = json.loads(forks.stdout.readline())
+        done.append(subprocess.CompletedProcess(arguments, code, out, err))
+    return done

@@ -37,6 +37,7 @@ from tests.inner.problems import (
     regression_loss,
     textbook_adapt,
 )
+from tests.marks import slow_but
 from tests.run.runs import tiny_config
 
 STEPS = 3
@@ -139,7 +140,7 @@ def test_meta_gradients_equal_finite_differences(name, gate, monkeypatch):
         assert_moves((grads.lengths, grads.step_sizes))
 
 
-@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("granularity", slow_but(["channel", "parameter"], GRANULARITIES))
 @pytest.mark.parametrize("gate", GATES)
 def test_every_gate_goes_with_every_granularity_and_cost(gate, granularity, monkeypatch):
     changes = {"lengths__gate": gate, "lengths__granularity": granularity}
@@ -337,11 +338,7 @@ def train_entry(name, devices=1, dispatches=(4, 4)):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "reptile",
-        "adaptive_k",
-        *(pytest.param(of, marks=pytest.mark.slow) for of in ("imaml", "maml_plus_plus")),
-    ],
+    slow_but(["adaptive_k"], ["reptile", "adaptive_k", "imaml", "maml_plus_plus"]),
 )
 def test_neither_devices_nor_dispatches_change_a_run(name):
     """Both at once: four steps on one device, and two times two on four; one row a kind."""
@@ -379,8 +376,8 @@ def test_a_meta_step_moves_what_is_learned_and_keeps_shapes_and_dtypes(name):
 @pytest.mark.parametrize(
     ("optimizer", "learned", "expected"),
     [
-        ("heavy_ball", "none", {}),
-        ("heavy_ball", "tensor", {"momentum": 4}),
+        pytest.param("heavy_ball", "none", {}, marks=pytest.mark.slow),
+        pytest.param("heavy_ball", "tensor", {"momentum": 4}, marks=pytest.mark.slow),
         ("chebyshev", "global", {"largest": 1, "inverse_condition": 1}),
         ("meta_curvature_momentum", "tensor", {"matrices": 3 + 3 * 64, "momentum": 4}),
     ],

@@ -9,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from maml_jax.errors import UsageError
-from maml_jax.run.comparison import as_csv, as_latex, as_text, compare, draw, over_seeds
+from maml_jax.run.comparison import as_csv, as_latex, as_text, compare, draw, labelled, over_seeds
 from maml_jax.run.workdir import as_json
 from tests.run.runs import tiny_config
 
@@ -60,6 +60,19 @@ def test_runs_that_differ_in_the_seed_are_one_row(
     latex = as_latex(compared)
     assert r"inner.step\_size & seeds & loss before" in latex
     assert r"0.1 & 2 & 0.2000 $\pm$ 0.0000 & 2.000 $\pm$ 12.706" in latex
+
+
+def test_settings_can_have_names_of_their_own(sweep: pathlib.Path) -> None:
+    named = labelled(compare([sweep]), ["small", "medium", "large_K"])
+    head, *rows = named.rows()
+    assert head[:2] == ["setting", "seeds"]
+    assert [row[0] for row in rows] == ["small", "medium", "large_K"]
+    assert rows[1][3] == "2.000 ± 12.706"
+    assert r"large\_K & 1" in as_latex(named)
+    assert [line.get_label() for line in draw(named).axes[0].lines] == [row[0] for row in rows]
+    for wrong in (["small"], ["small", "small", "large"]):
+        with pytest.raises(UsageError, match="must be 3 different names, for step_size 0"):
+            labelled(compare([sweep]), wrong)
 
 
 def test_the_figure_has_a_line_for_each_row_or_many_dots(sweep: pathlib.Path) -> None:

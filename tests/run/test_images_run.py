@@ -19,6 +19,7 @@ from maml_jax.run.report import write_report
 from maml_jax.run.workdir import load_run
 from maml_jax.tasks.episodes import Pool, make_sampler
 from maml_jax.types import EpisodeSampler
+from tests.marks import slow_but
 from tests.run.runs import tiny_config
 
 CLASSES, IMAGES, SIZE = 20, 6, 8
@@ -62,11 +63,14 @@ def image_config(data: pathlib.Path, **changes: object) -> ConfigDict:
 
 CONV4 = {"model__head_init": "xavier", "outer__learning_rate": 1e-2}
 NETWORKS = [
-    pytest.param(BATCH_NORMALIZED_MLP | {"outer__learning_rate": 1e-2}, id="mlp"),
-    pytest.param(CONV4, id="conv4", marks=pytest.mark.slow),
+    pytest.param(
+        BATCH_NORMALIZED_MLP | {"outer__learning_rate": 1e-2}, id="mlp", marks=pytest.mark.slow
+    ),
+    pytest.param(CONV4, id="conv4"),
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("learns", NETWORKS)
 def test_from_config_to_report(
     data: pathlib.Path, tmp_path: pathlib.Path, learns: dict[str, object]
@@ -81,7 +85,7 @@ def test_from_config_to_report(
     assert np.abs(shifts).max() > 0
 
 
-@pytest.mark.parametrize("normalization", ["support", "per_step", "group"])
+@pytest.mark.parametrize("normalization", slow_but(["per_step"], ["support", "per_step", "group"]))
 def test_every_normalization_trains(data: pathlib.Path, normalization: str) -> None:
     """Meta-gradients of conv4 with each of them: tests/models."""
     config = image_config(data, model__name="mlp", model__normalization=normalization)

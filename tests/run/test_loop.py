@@ -44,6 +44,7 @@ def test_a_run_leaves_metrics_events_checkpoints_and_a_record(finished: pathlib.
     assert reference["algorithm"] == "pretrained"
 
 
+@pytest.mark.slow
 def test_training_learns(tmp_path: pathlib.Path) -> None:
     config = tiny_config(
         num_meta_steps=1_000,

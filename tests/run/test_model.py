@@ -20,9 +20,9 @@ from maml_jax.run.files import Record
 from maml_jax.run.loop import evaluate_run, train_and_evaluate
 from maml_jax.run.model import Model
 from maml_jax.run.problems import Inputs
-from maml_jax.run.report import write_report
 from maml_jax.run.workdir import load_run
 from maml_jax.tasks import sinusoid
+from tests.marks import slow_but
 from tests.run.pictures import SIZE, draw, picture_config
 from tests.run.runs import tiny_config
 
@@ -42,7 +42,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("model")
     images, workdir, table = draw(folder / "images"), folder / "run", folder / "episodes.csv"
     record = train_and_evaluate(picture_config(images, eval__ways=4), workdir)
-    write_report(workdir)
     fewer = evaluate_run(workdir, {"ways": 2}, table)
     moved = images.rename(folder / "moved")
     (folder / "cache").rename(folder / "no_cache")
@@ -126,7 +125,7 @@ def test_test_episodes_may_have_other_ways_and_are_listed(trained: Trained) -> N
     assert set(accuracies) <= {0, 0.25, 0.5, 0.75, 1}  # of 2 ways with 2 query images
 
 
-@pytest.mark.parametrize("algorithm", ["maml", "adaptive_k", "boil"])
+@pytest.mark.parametrize("algorithm", slow_but(["adaptive_k"], ["maml", "adaptive_k", "boil"]))
 def test_other_ways_than_those_of_training(algorithm: str) -> None:
     model = untrained(picture_config(pathlib.Path("gone"), algorithm=algorithm))
     images = np.random.default_rng(0).integers(0, 256, (4, SIZE, SIZE, 1), np.uint8)

@@ -137,7 +137,8 @@ def with_a_dead_unit(make: Callable[[Any], Any], hyper: Any, alpha: float) -> An
         run = adapt(loss_fn, make, meta_params, jnp.sin(x), KEY, num_steps=STEPS)
         return loss_fn(run.params, jnp.cos(x), KEY)[0]
 
-    return jax.grad(loss)(MetaParams(init, step_sizes=strong(alpha), optimizer=strong(hyper)))
+    meta_params = MetaParams(init, step_sizes=strong(alpha), optimizer=strong(hyper))
+    return jax.jit(jax.grad(loss))(meta_params)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -278,6 +279,7 @@ def run_gated(name: str, init: Array, gates: Any, scale: Any) -> Any:
 def test_halted_coordinates_do_not_change_the_others(name: str) -> None:
     """The last coordinate halts at step 2, and its gradient turns wild: nothing else does."""
 
+    @jax.jit
     def trajectory(wild: float) -> Array:
         return run_gated(
             name,
@@ -294,9 +296,14 @@ def test_halted_coordinates_do_not_change_the_others(name: str) -> None:
 @pytest.mark.parametrize("name", OVER_COORDINATES)
 def test_coordinates_halted_from_the_start_are_as_good_as_absent(name: str) -> None:
     init = jnp.array([1.0, -0.5, 0.7])
-    alone = run_gated(name, init[:2], lambda k: jnp.ones(2), lambda k: jnp.ones(()))
-    gates = jnp.array([1.0, 1.0, 0.0])
-    beside = run_gated(name, init, lambda k: gates, lambda k: 50 * SCALES[k])
+
+    @jax.jit
+    def both() -> tuple[Array, Array]:
+        alone = run_gated(name, init[:2], lambda k: jnp.ones(2), lambda k: jnp.ones(()))
+        gates = jnp.array([1.0, 1.0, 0.0])
+        return alone, run_gated(name, init, lambda k: gates, lambda k: 50 * SCALES[k])
+
+    alone, beside = both()
     assert_close(beside[:, :2], alone, rtol=1e-6)
     chex.assert_tree_all_finite(alone)
 

@@ -114,7 +114,7 @@ def test_anderson_meta_gradients_do_not_depend_on_the_precision() -> None:
             run = (scale_by_anderson, meta_params, None, KEY)
             return jnp.sum((adapt(loss_fn, *run, num_steps=20).params - 1.0) ** 2)
 
-        return jax.grad(loss)(jnp.asarray(np.linspace(-1.0, 1.0, 8), float))
+        return jax.jit(jax.grad(loss))(jnp.asarray(np.linspace(-1.0, 1.0, 8), float))
 
     single = gradient()
     with jax.enable_x64(True):

@@ -20,6 +20,7 @@ from maml_jax.inner.optimizers import (
 from maml_jax.types import Array
 from tests.inner.optimizers.methods import CONDITIONS, KEY, first_update, iterate, spectrum
 from tests.inner.problems import float64  # noqa: F401, a fixture
+from tests.marks import slow_but
 
 
 def spectral_radius(transform: Any, alpha: float, eigenvalues: Array) -> float:
@@ -64,7 +65,7 @@ def test_stationary_methods_contract_at_their_textbook_rate(condition: float) ->
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("condition", CONDITIONS)
+@pytest.mark.parametrize("condition", slow_but(CONDITIONS[1:2], CONDITIONS))
 def test_fista_and_ogm_stay_below_their_bounds(condition: float) -> None:
     h, num_steps = spectrum(condition), 200
     starts = jax.random.normal(KEY, (100, h.size))

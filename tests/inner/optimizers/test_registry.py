@@ -40,6 +40,7 @@ from tests.inner.problems import (
     regression_episode,
     regression_loss,
 )
+from tests.marks import slow_but
 
 STEPS = 10
 STEP_SIZE, MOMENTUM, INVERSE, T = 0.05, 0.6, 0.1, 4
@@ -119,7 +120,10 @@ LEARNED = [
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize(("name", "granularity"), LEARNED)
+@pytest.mark.parametrize(
+    ("name", "granularity"),
+    slow_but([("heavy_ball", GRANULARITIES[0]), ("chebyshev", GRANULARITIES[0])], LEARNED),
+)
 def test_learned_hyper_parameters_have_the_gradients_of_finite_differences(
     name: str, granularity: str
 ) -> None:
