@@ -29,6 +29,7 @@ from tests.inner.problems import (
     regression_episode,
     regression_loss,
 )
+from tests.marks import slow_but
 
 STEPS, ALPHA, TAU = 4, 0.3, 0.7
 LENGTHS = [gate for gate in GATES if GATES[gate].is_length]
@@ -296,7 +297,7 @@ def test_hard_lengths_count_the_steps_of_the_hard_gates(gate: str) -> None:
 
 
 @pytest.mark.parametrize("gate", GATES)
-@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("granularity", slow_but(["channel", "parameter"], GRANULARITIES))
 def test_every_granularity_starts_at_the_initial_length_and_broadcasts(
     gate: str, granularity: str
 ) -> None:

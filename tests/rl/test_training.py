@@ -66,6 +66,7 @@ def test_any_number_of_devices_gives_the_same() -> None:
 
 
 @pytest.mark.usefixtures("float64")
+@pytest.mark.slow
 def test_tasks_whose_returns_are_not_finite_are_left_out_and_counted() -> None:
     state, metrics = trained(2, Broken(horizon=6))
     assert 0 < metrics["nonfinite_tasks"] < 2 * TASKS

@@ -76,6 +76,7 @@ def test_frozen_lengths_stay_and_the_rest_goes_on() -> None:
     assert_bits_equal(*(of.meta_params for of in on))
 
 
+@pytest.mark.slow
 def test_a_frozen_loop_learns_what_the_masked_one_does() -> None:
     """The same meta-gradient: as a run whose lengths no longer change."""
     experiment, state = trained(lengths__freeze_at=0.5)

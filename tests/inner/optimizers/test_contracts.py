@@ -39,8 +39,13 @@ from tests.inner.problems import (
     regression_episode,
     regression_loss,
 )
+from tests.marks import slow_but
 
 STEPS = 10
+# Variants of a method and more of optax: slow in the tests that take longest.
+VARIANTS = ("nesterov_sequence", "restart_value", "barzilai_borwein_short", "conjugate_gradient_hs")
+VARIANTS += ("curvature_momentum", "rmsprop", "adagrad", "lion")
+MAIN = slow_but([name for name in METHODS if name not in VARIANTS], METHODS)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -105,7 +110,7 @@ def takes_its_own_way(state: Any) -> bool:
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", MAIN)
 def test_meta_gradients_equal_finite_differences(name: str) -> None:
     hyper, _, alpha = METHODS[name]
     meta_params = MetaParams(net_params(), step_sizes=strong(alpha), optimizer=strong(hyper))
@@ -141,7 +146,7 @@ def with_a_dead_unit(make: Callable[[Any], Any], hyper: Any, alpha: float) -> An
     return jax.jit(jax.grad(loss))(meta_params)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", MAIN)
 def test_meta_gradients_stay_finite_behind_a_dead_relu(name: str) -> None:
     hyper, make, alpha = METHODS[name]
     chex.assert_tree_all_finite(with_a_dead_unit(lambda of: make(of, STEPS), hyper, alpha))

@@ -26,6 +26,7 @@ def drawings(font, characters, image_size=glyphs.IMAGE_SIZE):
     return np.stack(images)
 
 
+@pytest.mark.slow
 def test_a_thousand_distinct_characters_in_all_faces(chosen, faces):
     assert len(faces) == 12
     assert len(set(chosen)) == len(chosen) == glyphs.CHARACTERS >= 1000
