@@ -35,6 +35,7 @@ def family(
     figures: Mapping[str, tuple[float, float | None] | None],
     minutes: Mapping[str, float] | None = None,
     queries_as_shots: bool = False,
+    over: str = "tasks",
     **fields: Any,
 ) -> Rows:
     """Rows that differ in the ways and shots of an episode.
@@ -48,6 +49,7 @@ def family(
       minutes: variant -> estimated time on two CPU cores.
       queries_as_shots: whether a test has as many query as support images of a class, whatever the
         training has.
+      over: unit of the published intervals, see `Published`.
       **fields: the others of `Row`.
     """
     return {
@@ -55,7 +57,7 @@ def family(
             paper,
             _text(data, variant),
             card.format(variant),
-            (Published(*of),) if of else (),
+            (Published(*of, over=over),) if of else (),
             cpu_minutes=(minutes or {}).get(variant, 0),
             evaluation={"query_shots": _shots(variant)} if queries_as_shots else {},
             **fields,

@@ -51,6 +51,7 @@ def plus_plus() -> Rows:
         "maml_plus_plus:{}",
         figures,
         source=f"MAML++, Omniglot tables; 5-way as cited in {T_NAS}, table 1",
+        over="runs",
         parameters="ensemble",
         deviations="1100 / 100 / 423 characters (the authors: 1150 / 50 / 423), turned at test too",
     )
@@ -113,6 +114,7 @@ def boil() -> Rows:
         "miniImageNet",
         "mini_imagenet:{}",
         {"5way_1shot": (49.61, 0.16), "5way_5shot": (66.45, 0.37)},
+        over="runs",
         source="BOIL, as cited in LibFewShot; sparse-MAML, table 1",
         overrides=overrides,
         deviations=settings,
@@ -180,11 +182,14 @@ def reptile() -> Rows:
             "Omniglot",
             "omniglot:{}_paper",
             {variant: of},
+            over="runs",
             source="Nichol et al. 2018, as cited in iMAML, table 2 (with transduction)",
-            overrides={**overrides, "eval.shots": shots, "eval.query_shots": shots},
+            overrides={**overrides, "eval.shots": shots, "eval.query_shots": 1},
             deviations="the inner steps take all 75 examples (published: 25 of them), Adam's β1 is "
             "0.9 (0), the outer rate decays along a cosine (a line); the settings of 1 shot are "
-            "used for 5 as well",
+            "used for 5 as well; 1100 training characters, turned by class (1200, each turn a "
+            "class of its own), test characters are turned (not turned); conv4 averages over "
+            "space (flattens)",
         )
     return made
 
@@ -222,6 +227,8 @@ def sparse() -> Rows:
             figures[algorithm],
             source="sparse-MAML, table 1",
             overrides={**overrides, "data.name": "mini_imagenet:~/data/mini_imagenet"},
+            deviations="64 filters and 35 steps, as the other arms; the number is that of "
+            "first-order MAML with 32 filters and 5 steps" * (algorithm == "fomaml"),
             needs=LICENSED,
         )
         rows |= cifar | shorter(cifar, {"5way_5shot": 30}) | mini

@@ -32,9 +32,13 @@ def add(
     """Adds records to those of a row; one of a seed that is there already takes its place.
 
     Raises:
-      UsageError: the file cannot be written.
+      UsageError: the file cannot be written, or has runs of another config.
     """
     path = (folder or ledger()) / f"{name}.json"
+    kept = files.read_json(path)
+    changed = [] if kept is None else conflicts(_as_config(kept["config"]), row.config())
+    if changed:
+        raise UsageError(f"{path} has runs of another config ({'; '.join(changed)}); move it away")
     by_seed = {run["seed"]: run for run in (*read(name, folder), *runs)}
     with files.writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -38,6 +38,7 @@ class Published(NamedTuple):
     value: float  # an accuracy in %, or a loss
     ci95: float | None = None  # half-width of its interval; None if none is published
     step: int = -1  # the inner step after which it was measured
+    over: str = "tasks"  # of the interval: tasks, or runs, as of MAML++, BOIL and Reptile
 
     @property
     def text(self) -> str:

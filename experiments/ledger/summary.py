@@ -49,12 +49,13 @@ def is_accuracy(runs: Sequence[Record]) -> bool:
 
 
 def _verdict(of: Measured, published: Published, accuracy: bool) -> str:
+    reach = of.over_tasks if published.over == "tasks" else of.over_seeds
     short = published.value - of.mean if accuracy else of.mean - published.value
     beyond = short - (published.ci95 or 0.0)
     unit = " points" if accuracy else ""
     if not of.mean < LARGEST:
         return DIVERGED
-    if beyond <= of.over_tasks:
+    if beyond <= reach:
         return "reproduced"
     if beyond <= of.over_seeds:
         return f"short by {short:.2f}{unit} (within the spread of the seeds)"
@@ -64,8 +65,9 @@ def _verdict(of: Measured, published: Published, accuracy: bool) -> str:
 def verdict(row: Row, runs: Sequence[Record]) -> str:
     """Whether the published numbers are reached.
 
-    One is if our mean, with its interval over test tasks, reaches its interval or is better: tasks
-    are the unit of published intervals. If only the wider interval over seeds does, it says so.
+    One is if our mean, with its interval over test tasks, reaches its interval or is better. If
+    only the wider interval over seeds does, it says so. Where the published interval is one over
+    runs, so is ours.
     """
     if not runs:
         return NOT_RUN

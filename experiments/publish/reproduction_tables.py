@@ -134,7 +134,7 @@ def summary() -> str:
     once, _, last = map(str, PUBLISHED["maml"])
     rows = [
         _summary("sinusoid, MSE after 1 step", once, published, 1, "sinusoid.py:paper"),
-        _summary("sinusoid, MSE after 10 steps", last, chosen, 10, "sinusoid.py"),
+        _summary("sinusoid, MSE after 10 steps, another recipe", last, chosen, 10, "sinusoid.py"),
     ]
     for name in IMAGES:
         kept = {of: read_row(of) for of in (name, f"{name}-cpu")}

@@ -123,8 +123,14 @@ def _sinusoid_arms(steps: int, k_max: int) -> dict[str, Arm]:
     held_by_task: Overrides = {**_held("sinusoid", steps, k_max), **by_task}
     free: Overrides = {"lengths.gate": "straight_through"}
     faster = Knob("outer.step_sizes_learning_rate", (FASTER,))
+    larger: list[Overrides] = [
+        {"inner.step_size": max(STEP_SIZES["sinusoid"]), "outer.learning_rate": rate}
+        for rate in OUTER_LEARNING_RATES["sinusoid"]
+    ]
+    maml_larger_step = arm("maml", steps)._replace(knob=larger)
     return {
         "maml_plus_plus_faster": arm("maml_plus_plus", steps, faster),
+        "maml_larger_step": maml_larger_step,
         "adaptive_k_free": arm("adaptive_k", k_max, knobs["initial"], free),
         "sparse_relu_maml": arm("sparse_relu_maml", steps, knobs["step_sizes"]),
         "imaml": arm("imaml", steps, Knob("inner.proximal", (30.0,))),
