@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from experiments.publish.results import Record
 
@@ -17,7 +17,7 @@ def paired_interval(values: np.ndarray, baseline: np.ndarray | float) -> tuple[f
     """Mean of the differences, paired by seed, and the half-width of its 95% t-interval."""
     difference = values - baseline
     spread = difference.std(ddof=1) / np.sqrt(difference.size)
-    return float(difference.mean()), float(stats.t.ppf(0.975, difference.size - 1) * spread)
+    return float(difference.mean()), float(stdtrit(difference.size - 1, 0.975) * spread)
 
 
 def length_statistic(runs: Sequence[Record], name: str) -> np.ndarray:

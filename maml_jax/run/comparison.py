@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from scipy import stats
+from scipy.special import stdtrit
 
 from maml_jax.errors import UsageError
 from maml_jax.run import files
@@ -146,7 +146,7 @@ def over_seeds(values: Sequence[tuple[Any, Any]]) -> Cell:
     numbers = np.array([math.nan if of is None else of for of, _ in values], np.float64)
     if len(numbers) == 1:
         return Cell(float(numbers[0]), math.nan if values[0][1] is None else float(values[0][1]))
-    quantile = stats.t.ppf(0.975, len(numbers) - 1)
+    quantile = stdtrit(len(numbers) - 1, 0.975)
     half_width = quantile * numbers.std(ddof=1) / math.sqrt(len(numbers))
     return Cell(float(numbers.mean()), float(half_width))
 

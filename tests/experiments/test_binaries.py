@@ -4,7 +4,7 @@ import json
 import pathlib
 import subprocess
 
-from tests.run.runs import ENVIRONMENT, ROOT, call, call_all, command
+from tests.run.runs import ENVIRONMENT, ROOT, call_all, command
 
 WRONG = [
     (["train", "--config.inner.num_stesp=3"], "unknown config key 'inner.num_stesp'; did you mean"),
@@ -30,7 +30,7 @@ def test_wrong_use_is_one_line_and_a_failing_exit(tmp_path: pathlib.Path) -> Non
 
 def test_train_then_evaluate_print_a_json_object_last(tmp_path: pathlib.Path) -> None:
     workdir = tmp_path / "run"
-    done = call(command("train", f"--workdir={workdir}"))
+    (done,) = call_all([["train", *command("train", f"--workdir={workdir}")[3:]]])
     assert done.returncode == 0, done.stderr
     trained = json.loads(done.stdout.splitlines()[-1])
     assert (workdir / "report.html").exists()

@@ -353,7 +353,10 @@ def test_neither_devices_nor_dispatches_change_a_run(name):
     jax.tree.map(assert_same, four, one)
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+# test_neither_devices_nor_dispatches_change_a_run has two of them, test_algorithm_defaults all.
+@pytest.mark.parametrize(
+    "name", slow_but(["maml", "anil", "meta_sgd", "maml_plus_plus", "sparse_maml"], ALGORITHMS)
+)
 def test_a_meta_step_moves_what_is_learned_and_keeps_shapes_and_dtypes(name):
     (before, after, _), metrics = train_entry(name)
     chex.assert_trees_all_equal_shapes_and_dtypes(after, before)

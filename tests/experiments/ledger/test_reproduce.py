@@ -17,7 +17,6 @@ def test_wrong_flags_are_named() -> None:
     wrong = {
         "use either --row": ["--row=sinusoid-5points", "--all"],
         "'nothing' is unknown; choose from sinusoid-5points": ["--row=nothing"],
-        "--seeds=three gives no seeds": ["--row=sinusoid-5points", "--seeds=three"],
     }
     done = call_all([["reproduce", *flags] for flags in wrong.values()])
     for of, message in zip(done, wrong, strict=True):
