@@ -16,7 +16,7 @@ from ml_collections import ConfigDict, config_flags
 
 from experiments.process import FolderParser, ending_in_one_line, prepare_streams, report
 from maml_jax.errors import UsageError
-from maml_jax.parallel.hosts import flush_libraries, is_writer, wait_for_writer
+from maml_jax.parallel.hosts import is_writer, wait_for_writer
 from maml_jax.run import provenance
 from maml_jax.run.config import check_given, check_key, default_config, describe_keys, flatten
 from maml_jax.run.files import dumps, local_folder
@@ -133,7 +133,6 @@ def print_record(record: dict[str, Any]) -> None:
     """A table of the adaptation, then all as one line of JSON; of several processes, once."""
     if not is_writer():
         return
-    flush_libraries()
     print(adaptation_table(record))
     print(dumps(record))
 

@@ -41,6 +41,7 @@ _LOST = (
 def start() -> None:
     """Joins the other processes if --distributed is set."""
     if DISTRIBUTED.value:
+        hosts.keep_stdout()
         hosts.start(COORDINATOR.value, PROCESSES.value, PROCESS.value)
 
 

@@ -4,10 +4,10 @@ All processes execute the same program on the same inputs; only the tasks of a m
 The first process is the writer: its files are those of the run.
 """
 
-import ctypes
 import itertools
 import os
 import pickle
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -103,10 +103,14 @@ def wait_for_writer() -> None:
     shared(lambda: None)
 
 
-def flush_libraries() -> None:
-    """Writes what C libraries, such as Gloo, have to say before what this process prints next."""
-    if number_of_processes() > 1:
-        ctypes.CDLL(None).fflush(None)
+def keep_stdout() -> None:
+    """Sends what C libraries such as Gloo print to stderr; stdout is for Python alone."""
+    before = sys.stdout
+    before.flush()
+    sys.stdout = open(  # noqa: SIM115, for as long as the process lives
+        os.dup(1), "w", encoding=before.encoding, errors=before.errors, buffering=1
+    )
+    os.dup2(2, 1)
 
 
 def in_any_process(flag: bool) -> bool:

@@ -64,8 +64,8 @@ def results() -> dict[str, Any]:
 
 if __name__ == "__main__":
     jax.config.update("jax_enable_x64", True)
+    hosts.keep_stdout()
     hosts.start(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
     printed = json.dumps(results())
-    hosts.flush_libraries()
     print(printed, flush=True)
     hosts.wait_for_writer()
