@@ -1,18 +1,21 @@
 """Time of adaptation by trained runs, with masked, compiled and pruned inner loops.
 
 python -m experiments.benchmarks.schedules --runs=maml=runs/maml,adaptive_k=runs/adaptive_k
+python -m experiments.benchmarks.schedules --runs=maml=runs/m0,maml=runs/m1,anil=runs/a0,...
 
-Adapts to one test task and to many with every run, in one process and in the order A B C A B C ...
-A run with learned lengths is timed as `NAME masked`, `NAME compiled` and, where
-`experiments.lengths --prune` has been used, `NAME pruned`. Each is evaluated on the same test
-episodes, and the result is kept in experiments/results/benchmark_schedules.json. --memory measures
-the meta-gradient against K instead, and keeps benchmark_checkpoints.json.
+Adapts to one test task and to many with every run, and trains ten meta-steps, in one process and in
+the order A B C A B C ... A run with learned lengths is timed as `NAME masked`, `NAME compiled` and,
+where `experiments.lengths --prune` has been used, `NAME pruned`. Runs with the same name are its
+seeds, in the same order for every name; the first one is timed. Each is evaluated on the same test
+episodes; differences in accuracy are paired by task, and taken to the first name. The result is
+kept in experiments/results/benchmark_schedules.json. --memory measures the meta-gradient against K
+instead, and keeps benchmark_checkpoints.json.
 """
 
 import dataclasses
 import pathlib
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -38,7 +41,9 @@ from maml_jax.run.training import fastest_chunk
 from maml_jax.run.workdir import load_run
 from maml_jax.types import Array, Params, TrainState
 
-_RUNS = flags.DEFINE_list("runs", [], "NAME=WORKDIR of trained runs, all with the same task")
+_RUNS = flags.DEFINE_list(
+    "runs", [], "NAME=WORKDIR of trained runs with the same task; a NAME again for each seed"
+)
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "timed repetitions of each variant", lower_bound=5)
 _TASKS = flags.DEFINE_integer("tasks", 100, "tasks of the larger batch", lower_bound=2)
 _EPISODES = flags.DEFINE_integer("episodes", 2_000, "test episodes of the accuracy", lower_bound=2)
@@ -86,6 +91,11 @@ def accuracy(experiment: Experiment, meta_params: MetaParams, schedule: Schedule
     return np.asarray(evaluation.per_episode["accuracy"][:, -1], np.float64)
 
 
+def _half_width(values: np.ndarray) -> float:
+    """Of the 95% interval of the mean over the tasks of all seeds."""
+    return float(1.96 * values.std(ddof=1) / np.sqrt(values.size))
+
+
 def compute(experiment: Experiment, meta_params: MetaParams, schedule: Schedule | None) -> float:
     """C, of what the program executes: the masked loop takes all steps in full."""
     learned = experiment.learned
@@ -94,51 +104,60 @@ def compute(experiment: Experiment, meta_params: MetaParams, schedule: Schedule 
     return learned.compute({path: np.array(of) for path, of in schedule.last_steps.items()})
 
 
-def training(experiment: Experiment, meta_params: MetaParams) -> dict[str, Callable[[], object]]:
-    """Ten meta-steps with these lengths, by the masked loop and by the one compiled for them."""
+def training(made: Mapping[str, Sequence[Variant]]) -> dict[str, Callable[[], object]]:
+    """Ten meta-steps of the first seed of every run; of lengths, masked and compiled for them."""
     variants: dict[str, Callable[[], object]] = {}
-    for name, share in (("masked", 1.0), ("compiled", 1e-9)):
+    for label, ((experiment, meta_params, schedule), *_) in made.items():
+        if label.endswith(" pruned"):
+            continue
         config = ConfigDict(experiment.config.to_dict())
-        config.lengths.freeze_at = share
+        if experiment.learned.gates is not None:
+            config.lengths.freeze_at = 1.0 if schedule is None else 1e-9
         train = build(config)
-        state = train.init(lambda _: meta_params)
+        state = train.init()._replace(meta_params=meta_params)
 
         def run(train: Experiment = train, state: TrainState = state) -> object:
             return jax.block_until_ready(train.train(jax.tree.map(jnp.copy, state), 10)[0].step)
 
-        variants[f"training, {name}"] = run
+        variants[label] = run
     return variants
 
 
 def time_runs() -> None:
     """Times all runs and keeps the result."""
-    made: dict[str, Variant] = {}
+    made: dict[str, list[Variant]] = {}  # of every seed
     for run in _RUNS.value:
         name, _, folder = run.partition("=")
-        made |= variants(name, pathlib.Path(folder))
-    rows: dict[str, Record] = {label: {"compute": compute(*of)} for label, of in made.items()}
+        for label, of in variants(name, pathlib.Path(folder)).items():
+            made.setdefault(label, []).append(of)
+    every = [(label, seed, of) for label, seeds in made.items() for seed, of in enumerate(seeds)]
+    rows: dict[str, Record] = {
+        label: {"compute": [compute(*of) for of in seeds]} for label, seeds in made.items()
+    }
     for tasks in (1, _TASKS.value):
-        timed = {label: adaptation(*of, tasks) for label, of in made.items()}
+        timed = {label: adaptation(*seeds[0], tasks) for label, seeds in made.items()}
         for label, seconds in compare(timed, _ROUNDS.value).items():
             rows[label][f"milliseconds_{tasks}"] = [1e3 * value for value in seconds]
             print(f"{label:32s} {tasks:4d} tasks {1e3 * statistics.median(seconds):10.2f} ms")
-    learned = [of for of in made.values() if of[2] is not None]
-    meta_steps = compare(training(*learned[0][:2]), _ROUNDS.value) if learned else {}
-    for label, seconds in meta_steps.items():
-        print(f"{label:32s} {statistics.median(seconds) / 10:.3f} s a meta-step")
-    every = {label: accuracy(*of) for label, of in made.items()}
-    for label, values in every.items():
-        rows[label]["accuracy"] = float(values.mean())
-        rows[label]["accuracy_ci95"] = 1.96 * float(values.std(ddof=1)) / len(values) ** 0.5
+    for label, times in compare(training(made), _ROUNDS.value).items():
+        rows[label]["seconds_10_meta_steps"] = times
+        print(f"{label:32s} {statistics.median(times) / 10:.3f} s a meta-step")
+    tested = {label: np.stack([accuracy(*of) for of in seeds]) for label, seeds in made.items()}
+    base = next(iter(tested.values()))
+    for label, values in tested.items():
+        rows[label]["accuracy"] = values.mean(1).tolist()
+        rows[label]["accuracy_ci95"] = _half_width(values)
+        differences = values - base[: len(values)]
+        rows[label]["difference"] = differences.mean(1).tolist()
+        rows[label]["difference_ci95"] = _half_width(differences)
         print(f"{label:32s} {100 * values.mean():.2f}%")
     record = {
         **provenance.describe(),
         "tasks": _TASKS.value,
         "episodes": _EPISODES.value,
-        "configs": {label: of[0].config.to_dict() for label, of in made.items()},
-        "last_steps": {label: dict(of[2].last_steps) for label, of in made.items() if of[2]},
+        "configs": {label: seeds[0][0].config.to_dict() for label, seeds in made.items()},
+        "last_steps": {f"{label} {n}": dict(of[2].last_steps) for label, n, of in every if of[2]},
         "rows": rows,
-        "seconds_10_meta_steps": meta_steps,
     }
     print(results.write("benchmark_schedules", record))
 

@@ -13,6 +13,7 @@ from experiments.publish.arms import (
     EQUAL_COMPUTE_STUDY,
     MEASURES,
 )
+from experiments.publish.benchmark_tables import milliseconds
 from experiments.publish.formats import fair_verdict, markdown, value
 from experiments.publish.results import Record
 from experiments.studies.comparisons import last, length_statistic, paired_interval
@@ -147,11 +148,19 @@ def _design(name: str, what: str) -> str:
 
 
 def _schedule(run: str, what: str) -> str:
-    """Milliseconds of adapting to one or to many tasks with an inner loop, or a ratio."""
+    """Of adaptation with an inner loop, or a ratio of two: its time, or accuracy that it lacks.
+
+    what: "1" or "many" tasks in milliseconds, "meta-step" or "points".
+    """
     record = results.read("benchmark_schedules")
-    runs = run.split("/")
-    key = "milliseconds_1" if what == "1" else f"milliseconds_{record['tasks']}"
-    times = [float(np.median(record["rows"][of][key])) for of in runs]
+    rows = [record["rows"][of] for of in run.split("/")]
+    if what == "points":
+        return f"{-100 * np.mean(rows[0]['difference']):.1f}"
+    if what == "meta-step":
+        times = [float(np.median(row["seconds_10_meta_steps"])) for row in rows]
+    else:
+        tasks = 1 if what == "1" else record["tasks"]
+        times = [milliseconds(row, tasks) for row in rows]
     return f"{times[0] / times[1]:.1f}" if len(times) == 2 else f"{times[0]:,.0f}"
 
 
