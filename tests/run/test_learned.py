@@ -271,7 +271,8 @@ def test_killed_then_stopped_and_resumed_is_bit_for_bit(
     assert_same_run(workdir, finished)
 
 
-@pytest.mark.parametrize("gate", [pytest.param("ramp", marks=pytest.mark.slow), "straight_through"])
+@pytest.mark.slow
+@pytest.mark.parametrize("gate", ["ramp", "straight_through"])
 def test_lengths_find_the_best_k_of_quadratics(gate: str) -> None:
     problem = known_lengths.make_problem(jax.random.key(3), 40)
     learned = known_lengths.learn(problem, gate, start=10.0, cost=0.02, num_steps=600)

@@ -82,6 +82,7 @@ def test_members_equal_single_runs_also_when_stopped_and_beside_one_that_diverge
     assert int(load_run(runs[2].workdir)[1].step) == 40
 
 
+@pytest.mark.slow
 def test_members_share_images_on_the_device(tmp_path: pathlib.Path) -> None:
     """Their pool is made once, although the samplers are made while the program is traced."""
     folder = draw(tmp_path / "data")

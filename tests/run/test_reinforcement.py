@@ -67,6 +67,7 @@ def test_a_resumed_run_equals_one_that_was_never_stopped(
     assert whole.step == 4
 
 
+@pytest.mark.slow
 def test_a_run_is_measured_by_returns_after_each_update(workdir: pathlib.Path) -> None:
     record = evaluate_run(workdir, {"num_steps": 3, "later_step_sizes": 1.0})
     assert len(record["return"]) == 4

@@ -44,12 +44,20 @@ from tests.marks import slow_but
 STEPS = 10
 # Variants of a method and more of optax: slow in the tests that take longest.
 VARIANTS = ("nesterov_sequence", "restart_value", "barzilai_borwein_short", "conjugate_gradient_hs")
-VARIANTS += ("curvature_momentum", "rmsprop", "adagrad", "lion")
+VARIANTS += (
+    "curvature_momentum",
+    "rmsprop",
+    "adagrad",
+    "lion",
+    "ogm",
+    "chebyshev_steps",
+    "restart",
+)
 MAIN = slow_but([name for name in METHODS if name not in VARIANTS], METHODS)
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("dtype", slow_but([jnp.float32], [jnp.float32, jnp.bfloat16]))
 def test_contract_of_a_transform(name: str, dtype: Any) -> None:
     """dtype kept, one trace, jit equals eager, extra args ignored, vmap equals loop."""
     hyper, make, alpha = METHODS[name]
