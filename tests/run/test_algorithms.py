@@ -353,7 +353,7 @@ def test_neither_devices_nor_dispatches_change_a_run(name):
     jax.tree.map(assert_same, four, one)
 
 
-# test_neither_devices_nor_dispatches_change_a_run has two of them, test_algorithm_defaults all.
+# The others are slow; test_algorithm_defaults trains all of them.
 @pytest.mark.parametrize(
     "name", slow_but(["maml", "anil", "meta_sgd", "maml_plus_plus", "sparse_maml"], ALGORITHMS)
 )
