@@ -33,12 +33,12 @@ def restored_registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 # tests/inner/optimizers/test_contracts.py and tests/lengths/test_gates.py have the contracts of the
 # others one by one.
-@pytest.mark.parametrize("name", slow_but(["adam", "meta_curvature"], INNER_OPTIMIZERS))
+@pytest.mark.parametrize("name", slow_but(["adam"], INNER_OPTIMIZERS))
 def test_inner_optimizers_pass(name: str) -> None:
     testing.check_inner_optimizer(name)
 
 
-@pytest.mark.parametrize("name", slow_but(["ramp", "survival", "hard_concrete"], GATES))
+@pytest.mark.parametrize("name", slow_but(["survival", "hard_concrete"], GATES))
 def test_gates_pass(name: str) -> None:
     testing.check_gate(name)
 

@@ -56,7 +56,7 @@ def everything(name, per_tensor):
 @pytest.mark.parametrize(
     ("name", "per_tensor"),
     slow_but(
-        [("sgd", True), ("heavy_ball", True), ("nesterov", False)],
+        [("heavy_ball", True), ("nesterov", False)],
         [*((name, True) for name in OPTIMIZERS), ("nesterov", False)],
     ),
 )

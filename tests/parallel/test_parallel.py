@@ -11,6 +11,7 @@ from maml_jax import InnerLoop, MetaParams, evaluate, init_state, make_train_loo
 from maml_jax.keys import EVALUATION, task_keys
 from tests.inner.problems import assert_bits_equal, assert_close
 from tests.inner.problems import float64 as float64
+from tests.marks import slow_but
 from tests.meta.problems import (
     TASKS,
     UNIT_STEP,
@@ -43,7 +44,7 @@ def steps_on(devices, dispatches):
     return history[-1][0], [metrics for _, metrics in history], drawn
 
 
-@pytest.mark.parametrize("devices", DEVICES)
+@pytest.mark.parametrize("devices", slow_but([2, 8], DEVICES))
 def test_tasks_are_bit_identical_on_any_number_of_devices(devices):
     drawn, reference = steps_on(devices, (1,))[2], steps_on(1, (1,))[2]
     assert len(set(drawn)) == TASKS

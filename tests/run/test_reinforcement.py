@@ -10,10 +10,9 @@ from ml_collections import ConfigDict
 
 from configs import half_cheetah, navigation
 from maml_jax.errors import UsageError
-from maml_jax.run import load, load_run, resolve, train_and_evaluate, write_report
-from maml_jax.run.build import build
-from maml_jax.run.loop import Interrupted, evaluate_run, train
-from maml_jax.run.workdir import open_workdir
+from maml_jax.run import load, load_run, resolve, write_report
+from maml_jax.run.build import Experiment, build
+from maml_jax.run.loop import Interrupted, evaluate_run, finish, prepare, train
 from maml_jax.types import Metrics, TrainState
 from tests.inner.problems import assert_bits_equal
 
@@ -43,23 +42,28 @@ def tiny(variant: str = "", **changes: Any) -> ConfigDict:
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    folder = tmp_path_factory.mktemp("rl") / "whole"
-    train_and_evaluate(tiny("lengths", inner__num_steps=2, baselines=()), folder)
+def experiment() -> Experiment:
+    return build(tiny("lengths", inner__num_steps=2, baselines=()))
+
+
+@pytest.fixture(scope="module")
+def workdir(experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("rl")
+    prepare(experiment, folder)
+    finish(experiment, folder, train(experiment, folder))
     return folder
 
 
 def test_a_resumed_run_equals_one_that_was_never_stopped(
-    workdir: pathlib.Path, tmp_path: pathlib.Path
+    experiment: Experiment, workdir: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    config = tiny("lengths", inner__num_steps=2)
-    experiment, (_, whole) = build(config), load_run(workdir)
+    _, whole = load_run(workdir)
 
     def stopped(state: TrainState, number: int) -> tuple[TrainState, Metrics]:
         signal.raise_signal(signal.SIGTERM)
         return experiment.train(state, number)
 
-    open_workdir(config, tmp_path)
+    prepare(experiment, tmp_path)
     with pytest.raises(Interrupted, match="stopped at meta-step 2"):
         train(experiment._replace(train=stopped), tmp_path)
     resumed = train(experiment, tmp_path)

@@ -98,6 +98,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return workdir
 
 
+@pytest.mark.slow
 def test_evaluation_takes_the_schedule(finished: pathlib.Path) -> None:
     compiled, masked = (evaluate_run(finished, {}, None, of) for of in ("compiled", "masked"))
     assert (compiled["schedule"], masked["schedule"]) == ("compiled", "masked")

@@ -118,7 +118,7 @@ def takes_its_own_way(state: Any) -> bool:
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("name", MAIN)
+@pytest.mark.parametrize("name", slow_but(["adam", "chebyshev", "curvature", "anderson"], METHODS))
 def test_meta_gradients_equal_finite_differences(name: str) -> None:
     hyper, _, alpha = METHODS[name]
     meta_params = MetaParams(net_params(), step_sizes=strong(alpha), optimizer=strong(hyper))
@@ -154,7 +154,7 @@ def with_a_dead_unit(make: Callable[[Any], Any], hyper: Any, alpha: float) -> An
     return jax.jit(jax.grad(loss))(meta_params)
 
 
-@pytest.mark.parametrize("name", MAIN)
+@pytest.mark.parametrize("name", slow_but(["adam", "conjugate_gradient_pr", "anderson"], METHODS))
 def test_meta_gradients_stay_finite_behind_a_dead_relu(name: str) -> None:
     hyper, make, alpha = METHODS[name]
     chex.assert_tree_all_finite(with_a_dead_unit(lambda of: make(of, STEPS), hyper, alpha))
@@ -210,7 +210,7 @@ NOT_FINITE = {
 }
 
 
-@pytest.mark.parametrize("name", NOT_FINITE)
+@pytest.mark.parametrize("name", slow_but(["adam", "amsgrad"], NOT_FINITE))
 def test_what_the_registry_leaves_out_has_meta_gradients_that_are_not_finite(name: str) -> None:
     assert name == "adam" or name not in INNER_OPTIMIZERS
     if name == "lbfgs":  # where all gradients are 0
