@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from absl import flags
+
 from experiments import cli
 from maml_jax.errors import UsageError, first_line
 from maml_jax.run.loop import Interrupted, stop_requests
@@ -17,6 +19,24 @@ from maml_jax.run.sweep import TrainGroups, train_group, train_here
 
 EXECUTORS = ("here", "local", "slurm")
 _POLL_SECONDS = 1.0
+MOST = flags.DEFINE_integer(
+    "population", 32, "most runs that are trained together, which bounds memory", lower_bound=1
+)
+_EXECUTOR = flags.DEFINE_enum(
+    "executor",
+    "here",
+    EXECUTORS,
+    "here: populations one after another in this process; local and slurm: each is a job of "
+    "submitit (pip install submitit), on this machine or on a SLURM cluster",
+)
+_JOB = flags.DEFINE_list(
+    "job", [], "parameters of the jobs, as timeout_min=240,slurm_partition=gpu,gpus_per_node=1"
+)
+
+
+def chosen(folder: pathlib.Path) -> TrainGroups:
+    """How --executor trains groups of runs in the folder; see `train_groups_by`."""
+    return train_groups_by(_EXECUTOR.value, folder, _JOB.value)
 
 
 def train_groups_by(executor: str, folder: pathlib.Path, job: Sequence[str]) -> TrainGroups:

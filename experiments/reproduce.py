@@ -49,12 +49,16 @@ def _names() -> list[str]:
 
 def _reproduce(name: str, root: pathlib.Path) -> pathlib.Path:
     """Trains and tests a row, and returns the file of its records."""
+    import jax
+
     from experiments.ledger import records, runs
     from experiments.ledger.rows import ROWS
     from maml_jax.run.sweep import parse_seeds
 
     rows = {of: row.with_data(_DATA.value) for of, row in ROWS.items()}
-    made = runs.records_of(name, rows, parse_seeds(_SEEDS.value), root, smoke=_SMOKE.value)
+    train = runs.one_by_one if jax.default_backend() == "cpu" else runs.together
+    seeds = parse_seeds(_SEEDS.value)
+    made = runs.records_of(name, rows, seeds, root, smoke=_SMOKE.value, train=train)
     return records.add(name, rows[name], made, root / "ledger" if _SMOKE.value else None)
 
 

@@ -16,8 +16,7 @@ import pathlib
 
 from absl import flags
 
-from experiments import cli, hosts
-from experiments.executors import EXECUTORS, train_groups_by
+from experiments import cli, executors, hosts
 from maml_jax.errors import UsageError
 
 _CONFIG = cli.define_config()
@@ -26,19 +25,7 @@ _GRID = flags.DEFINE_multi_string(
     "grid", [], "KEY=VALUE,VALUE of the config; several flags are crossed with each other"
 )
 _SEEDS = flags.DEFINE_string("seeds", "0:3", "FIRST:END without the end, as 0:10, or 0,3,7")
-_MOST = flags.DEFINE_integer(
-    "population", 32, "most runs that are trained together, which bounds memory", lower_bound=1
-)
-_EXECUTOR = flags.DEFINE_enum(
-    "executor",
-    "here",
-    EXECUTORS,
-    "here: populations one after another in this process; local and slurm: each is a job of "
-    "submitit (pip install submitit), on this machine or on a SLURM cluster",
-)
-_JOB = flags.DEFINE_list(
-    "job", [], "parameters of the jobs, as timeout_min=240,slurm_partition=gpu,gpus_per_node=1"
-)
+flags.adopt_module_key_flags(executors)
 flags.adopt_module_key_flags(hosts)
 
 
@@ -55,9 +42,9 @@ def main(_: list[str]) -> None:
     grid = sweep.parse_grid(_GRID.value, config)
     members = sweep.members_of(config, grid, sweep.parse_seeds(_SEEDS.value), folder)
     runs = sweep.with_baselines(members)
-    train = train_groups_by(_EXECUTOR.value, folder, _JOB.value)
+    train = executors.chosen(folder)
     with files.locked(folder):
-        failures = sweep.train_sweep(runs, _MOST.value, train)
+        failures = sweep.train_sweep(runs, executors.MOST.value, train)
         if not is_writer():
             return
         finished = [member.run.workdir for member in members if is_evaluated(member.run.workdir)]

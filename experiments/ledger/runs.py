@@ -5,19 +5,23 @@ from collections.abc import Callable, Mapping, Sequence
 
 from experiments.ledger.row import Row
 from experiments.publish.results import Record
-from experiments.studies.processes import Run, evaluation_of
+from experiments.studies.runs import evaluation_of, train_all
 from maml_jax.run.loop import evaluate_run
+from maml_jax.run.population import Run
 
 _TRAINING = ("train_seconds", "nonfinite_tasks", "evaluate_seconds")  # fields of an evaluation
 TrainFn = Callable[[Sequence[Run]], list[Record]]
 
 
 def one_by_one(runs: Sequence[Run]) -> list[Record]:
-    """Trains and evaluates runs in turn; those that are finished are read.
-
-    This is the place of a population, which trains the seeds of a config in one program.
-    """
+    """Trains and evaluates runs in turn; those that are finished are read."""
     return [evaluation_of(run) for run in runs]
+
+
+def together(runs: Sequence[Run]) -> list[Record]:
+    """The same in one program, which an accelerator takes little longer for than for one run."""
+    train_all(runs)
+    return one_by_one(runs)
 
 
 def run_of(

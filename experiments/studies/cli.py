@@ -1,14 +1,16 @@
 """The command line of the studies: their flags, and tune, train, compare and keep."""
 
+import functools
 import pathlib
 from collections.abc import Callable, Mapping
 
 from absl import flags
 
-from experiments import cli
+from experiments import cli, executors
 from experiments.publish import results
 from experiments.publish.results import Record
 from experiments.studies import runner, study, task_flag
+from experiments.studies.runs import train_all
 from experiments.studies.study import Arm, Family, Study
 from experiments.studies.task_flag import TASK
 from maml_jax.errors import UsageError
@@ -16,6 +18,7 @@ from maml_jax.run import provenance
 
 WORKDIR = cli.define_workdir()
 flags.adopt_module_key_flags(task_flag)
+flags.adopt_module_key_flags(executors)
 ARMS = flags.DEFINE_list("arms", None, "names of arms; all by default")
 KEEP = flags.DEFINE_bool(
     "keep", None, "keep the result; by default only that of all arms, seeds and meta-steps"
@@ -24,7 +27,6 @@ EXTEND = flags.DEFINE_bool("extend", False, "keep the result beside the arms tha
 SEEDS = flags.DEFINE_integer(
     "seeds", None, "number of seeds; that of the study by default", lower_bound=1
 )
-JOBS = flags.DEFINE_integer("jobs", 1, "runs at once, each in a process of its own", lower_bound=1)
 STEPS = flags.DEFINE_integer("steps", None, "meta-steps of a run", lower_bound=1)
 
 
@@ -70,7 +72,10 @@ def run(
     keeps = KEEP.value if KEEP.value is not None else EXTEND.value or complete
     kept = _kept(name, whole, chosen) if keeps else {}
     root = pathlib.Path(WORKDIR.value)
-    record = runner.run(whole._replace(arms=chosen), root, kept, JOBS.value)
+    train = functools.partial(
+        train_all, largest=executors.MOST.value, train_groups=executors.chosen(root)
+    )
+    record = runner.run(whole._replace(arms=chosen), root, kept, train)
     if not keeps:
         return
     kept = _kept(name, whole, chosen)  # again: another process may have kept some meanwhile

@@ -3,7 +3,7 @@
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 from tqdm import tqdm
@@ -11,13 +11,16 @@ from tqdm import tqdm
 from experiments.publish import results
 from experiments.publish.results import Record
 from experiments.studies.comparisons import summarise
-from experiments.studies.processes import Run, evaluation_of, train_all
+from experiments.studies.runs import evaluation_of, train_all
 from experiments.studies.study import Family, Overrides, Study, configure
 from experiments.studies.tuning import trials_of, tune, tuning_runs
 from maml_jax.errors import DivergedError, UsageError
 from maml_jax.run import provenance
 from maml_jax.run.build import optimizer_flops
 from maml_jax.run.config import differences
+from maml_jax.run.population import Run
+
+TrainAll = Callable[[Sequence[Run]], None]
 
 
 def _reported_runs(
@@ -100,17 +103,18 @@ def kept_arms(study: Study, kept: Record) -> dict[str, Record]:
     return {name: kept["arms"][name] for name in study.arms if same(name)}
 
 
-def _train_ahead(study: Study, root: pathlib.Path, jobs: int, programs: str) -> None:
-    """Trains everything that `run` asks for in several processes, so that it only has to read."""
-    tuning = [run for arm in study.arms for runs in tuning_runs(study, arm, root) for run in runs]
-    train_all(tuning, jobs, programs)
+def _train_ahead(study: Study, root: pathlib.Path, train: TrainAll) -> None:
+    """Trains everything that `run` asks for in populations, so that it only has to read."""
+    train([run for arm in study.arms for runs in tuning_runs(study, arm, root) for run in runs])
     choices = {arm: tune(study, arm, root)[0] for arm in study.arms}
-    reported = [run for arm in study.arms for run in _reported_runs(study, arm, choices[arm], root)]
-    train_all(reported, jobs, programs)
+    train([run for arm in study.arms for run in _reported_runs(study, arm, choices[arm], root)])
 
 
 def run(
-    study: Study, root: pathlib.Path, kept: Mapping[str, Record] | None = None, jobs: int = 1
+    study: Study,
+    root: pathlib.Path,
+    kept: Mapping[str, Record] | None = None,
+    train: TrainAll = train_all,
 ) -> Record:
     """Tunes and trains every arm; runs that are finished in `root` are not repeated.
 
@@ -118,7 +122,7 @@ def run(
       study: the arms.
       root: folder of their workdirs.
       kept: arms that are done already, as `kept_arms` returns them.
-      jobs: number of runs to train at once, each in a process of its own.
+      train: trains runs together.
 
     Returns:
       The record of the study: per arm its trials, its choice and the evaluation of every seed.
@@ -127,9 +131,8 @@ def run(
     programs = os.environ.get("JAX_COMPILATION_CACHE_DIR", str((root / "programs").resolve()))
     jax.config.update("jax_compilation_cache_dir", programs)
     kept = kept or {}
-    if jobs > 1:
-        left = {name: arm for name, arm in study.arms.items() if name not in kept}
-        _train_ahead(study._replace(arms=left), root, jobs, programs)
+    left = {name: arm for name, arm in study.arms.items() if name not in kept}
+    _train_ahead(study._replace(arms=left), root, train)
     arms = {}
     progress = tqdm(study.arms, desc="arms")
     for arm in progress:

@@ -5,10 +5,11 @@ import pathlib
 import numpy as np
 
 from experiments.publish.results import Record
-from experiments.studies.processes import Run, evaluation_of
+from experiments.studies.runs import evaluation_of
 from experiments.studies.study import Family, Overrides, Study, configure, schedule_of
 from maml_jax.errors import DivergedError
 from maml_jax.run.metrics import read_metrics
+from maml_jax.run.population import Run
 
 TUNING_SEED = 1_000  # the first one; no reported run has these seeds
 

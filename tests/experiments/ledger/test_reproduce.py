@@ -9,7 +9,7 @@ import pytest
 from experiments.ledger import records, runs
 from experiments.ledger.rows import ROWS
 from experiments.publish.results import Record
-from experiments.studies.processes import Run
+from maml_jax.run.population import Run
 from tests.run.runs import call_all
 
 

@@ -8,14 +8,14 @@ from ml_collections import ConfigDict
 from configs import sinusoid
 from experiments.publish import results
 from experiments.publish.results import Record
-from experiments.studies import acceleration, processes, runner
+from experiments.studies import acceleration, runner, runs
 from experiments.studies.acceleration import Variant
 from experiments.studies.study import Arm, Study, configure, family
 from maml_jax.errors import UsageError
 from maml_jax.run import provenance
 from maml_jax.run.config import differences, resolve
 from tests.experiments.problems import accelerated_record
-from tests.experiments.studies.problems import tiny_study
+from tests.experiments.studies.problems import alone, tiny_study
 
 
 def study_on(task: str) -> Study:
@@ -94,9 +94,9 @@ def test_another_length_takes_the_step_sizes_that_the_study_chose(
         trained.append((workdir.name, config.inner.step_size))
         return {"seed": config.seed, "train_seconds": 1.0, "evaluate_seconds": 1.0}
 
-    monkeypatch.setattr(processes, "train_and_evaluate", train)
+    monkeypatch.setattr(runs, "train_and_evaluate", train)
     record = runner.run(
-        study._replace(family=study.family._replace(trials=[{}]), arms=arms), tmp_path
+        study._replace(family=study.family._replace(trials=[{}]), arms=arms), tmp_path, train=alone
     )
     assert list(record["arms"]) == ["maml"]
     assert record["arms"]["maml"]["choice"] == kept["maml"]["choice"]

@@ -7,10 +7,10 @@ import pytest
 
 from experiments.publish import results
 from experiments.publish.results import Record
-from experiments.studies import cli, processes
+from experiments.studies import cli, runs
 from experiments.studies.study import Arm
 from maml_jax.errors import UsageError
-from tests.experiments.studies.problems import finished_run, tiny_study
+from tests.experiments.studies.problems import alone, finished_run, tiny_study
 
 
 def test_keeping_a_result_loses_no_arm(
@@ -20,10 +20,13 @@ def test_keeping_a_result_loses_no_arm(
     arms = {**study.arms, "adaptive_k": Arm({"algorithm": "adaptive_k"})}
     monkeypatch.setattr(results, "RESULTS", tmp_path)
     monkeypatch.setattr(cli, "WORKDIR", SimpleNamespace(value=str(tmp_path)))
-    monkeypatch.setattr(processes, "train_and_evaluate", finished_run)
+    monkeypatch.setattr(runs, "train_and_evaluate", finished_run)
+    monkeypatch.setattr(cli, "train_all", alone)
+    here = SimpleNamespace(MOST=SimpleNamespace(value=32), chosen=lambda _: None)
+    monkeypatch.setattr(cli, "executors", here)
 
     def keep(arms: dict[str, Arm], **flags: object) -> Record:
-        values = {"EXTEND": False, "JOBS": 1, **dict.fromkeys(("KEEP", "ARMS", "SEEDS", "STEPS"))}
+        values = {"EXTEND": False, **dict.fromkeys(("KEEP", "ARMS", "SEEDS", "STEPS"))}
         for flag, value in (values | flags).items():
             monkeypatch.setattr(cli, flag, SimpleNamespace(value=value))
         cli.run("tiny", study.family, arms, lambda record: next(iter(record["arms"])))

@@ -8,19 +8,19 @@ from ml_collections import ConfigDict
 
 from experiments.publish import formats, results, study_tables
 from experiments.publish.results import Record
-from experiments.studies import processes, runner, tuning
+from experiments.studies import runner, runs, tuning
 from experiments.studies.comparisons import last
 from experiments.studies.study import Arm
 from maml_jax.errors import DivergedError, UsageError
-from tests.experiments.studies.problems import finished_run, tiny_study
+from tests.experiments.studies.problems import alone, finished_run, tiny_study
 
 
 def test_a_study_tunes_trains_compares_and_resumes(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = tiny_study([0.01])
-    monkeypatch.setattr(processes, "train_and_evaluate", finished_run)
-    record = runner.run(study, tmp_path)
+    monkeypatch.setattr(runs, "train_and_evaluate", finished_run)
+    record = runner.run(study, tmp_path, train=alone)
     adaptive = record["arms"]["adaptive_k"]
     assert [len(arm["trials"]) for arm in record["arms"].values()] == [1, 2]
     best = max(adaptive["trials"], key=lambda trial: trial["validation_score"])
@@ -32,15 +32,16 @@ def test_a_study_tunes_trains_compares_and_resumes(
     def fail(*_: object) -> None:
         raise AssertionError("a finished run is trained again")
 
-    monkeypatch.setattr(processes, "train_and_evaluate", fail)
-    again = runner.run(study, tmp_path)
+    monkeypatch.setattr(runs, "train_and_evaluate", fail)
+    again = runner.run(study, tmp_path, train=alone)
     assert again["arms"] == record["arms"]
 
     monkeypatch.setattr(results, "RESULTS", tmp_path)
     runner.keep("tiny", record, "loss", "maml")
     kept = results.read("tiny")
     assert (
-        runner.run(study, tmp_path / "empty", runner.kept_arms(study, kept))["arms"] == kept["arms"]
+        runner.run(study, tmp_path / "empty", runner.kept_arms(study, kept), alone)["arms"]
+        == kept["arms"]
     )
     other = study._replace(arms={**study.arms, "maml": Arm({"inner.momentum": 0.8})})
     assert list(runner.kept_arms(other, kept)) == ["adaptive_k"]
@@ -82,9 +83,9 @@ def test_an_arm_that_diverges_in_training_is_said_to_and_the_others_go_on(
             raise DivergedError("101 updates were not finite")
         return {"seed": config.seed, "train_seconds": 1.0, "evaluate_seconds": 1.0}
 
-    monkeypatch.setattr(processes, "train_and_evaluate", train)
+    monkeypatch.setattr(runs, "train_and_evaluate", train)
     monkeypatch.setattr(tuning, "validation_score", lambda *_: 0.0)
-    arms = runner.run(study, tmp_path)["arms"]
+    arms = runner.run(study, tmp_path, train=alone)["arms"]
     assert arms["maml"]["runs"] == []
     assert arms["maml"]["stopped"] == "seed 102: 101 updates were not finite"
     assert [run["seed"] for run in arms["adaptive_k"]["runs"]] == [101, 102]

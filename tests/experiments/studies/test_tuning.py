@@ -6,9 +6,9 @@ import pathlib
 import numpy as np
 import pytest
 
-from experiments.studies import processes, runner, tuning
+from experiments.studies import runner, runs, tuning
 from experiments.studies.study import Family
-from tests.experiments.studies.problems import tiny_study
+from tests.experiments.studies.problems import alone, tiny_study
 
 
 def test_an_arm_is_tuned_by_its_mean_score_over_seeds(
@@ -22,7 +22,7 @@ def test_an_arm_is_tuned_by_its_mean_score_over_seeds(
         del family
         return scores[workdir.name.removeprefix("tune_")]
 
-    monkeypatch.setattr(processes, "train_and_evaluate", lambda *_: {})
+    monkeypatch.setattr(runs, "train_and_evaluate", lambda *_: {})
     monkeypatch.setattr(tuning, "validation_score", score)
     choice, trials = tuning.tune(study, "maml", tmp_path)
     assert choice == study.family.trials[1]
@@ -33,10 +33,10 @@ def test_an_arm_whose_every_trial_diverges_is_said_to(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = tiny_study()
-    monkeypatch.setattr(processes, "train_and_evaluate", lambda *_: {})
+    monkeypatch.setattr(runs, "train_and_evaluate", lambda *_: {})
     monkeypatch.setattr(tuning, "validation_score", lambda *_: -np.inf)
     study = study._replace(arms={"maml": study.arms["maml"]})
-    record = runner.run(study, tmp_path)
+    record = runner.run(study, tmp_path, train=alone)
     assert record["arms"]["maml"]["runs"] == []
     assert [t["validation_score"] for t in record["arms"]["maml"]["trials"]] == [None, None]
 
