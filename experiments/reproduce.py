@@ -53,7 +53,7 @@ def _reproduce(name: str, root: pathlib.Path) -> pathlib.Path:
 
     from experiments.ledger import records, runs
     from experiments.ledger.rows import ROWS
-    from maml_jax.run.sweep import parse_seeds
+    from maml_jax.run.grid import parse_seeds
 
     rows = {of: row.with_data(_DATA.value) for of, row in ROWS.items()}
     train = runs.one_by_one if jax.default_backend() == "cpu" else runs.together

@@ -32,26 +32,27 @@ flags.adopt_module_key_flags(hosts)
 def main(_: list[str]) -> None:
     """Trains what is left, and writes the table and the page."""
     from maml_jax.parallel.hosts import is_writer
-    from maml_jax.run import comparison, files, sweep
+    from maml_jax.run import comparison, grid, sweep
+    from maml_jax.run.lock import locked
     from maml_jax.run.messages import note
     from maml_jax.run.sweep_report import sentences, write_summary
     from maml_jax.run.workdir import is_evaluated
 
     config, folder = _CONFIG.value, cli.workdir_of(_WORKDIR.value)
     cli.check_overrides(config)
-    grid = sweep.parse_grid(_GRID.value, config)
-    members = sweep.members_of(config, grid, sweep.parse_seeds(_SEEDS.value), folder)
-    runs = sweep.with_baselines(members)
+    values = grid.parse_grid(_GRID.value, config)
+    members = grid.members_of(config, values, grid.parse_seeds(_SEEDS.value), folder)
+    runs = grid.with_baselines(members)
     train = executors.chosen(folder)
-    with files.locked(folder):
+    with locked(folder):
         failures = sweep.train_sweep(runs, executors.MOST.value, train)
         if not is_writer():
             return
         finished = [member.run.workdir for member in members if is_evaluated(member.run.workdir)]
         if finished:
-            summary = write_summary(folder, finished, grid, failures)
+            summary = write_summary(folder, finished, values, failures)
             print(comparison.as_text(summary.compared))
-            for sentence in sentences(summary, grid):
+            for sentence in sentences(summary, values):
                 print(sentence)
             note(f"written: {folder / 'sweep.csv'} and {folder / 'sweep.html'}")
             note(f"a table in LaTeX and a figure: python -m experiments.compare {folder}")

@@ -94,8 +94,8 @@ def benchmark_schedules() -> str:
             f"{milliseconds(row, tasks):,.0f}",
             f"{100 * np.median(of):,.0f}" if (of := row.get("seconds_10_meta_steps")) else "",
             f"{np.mean(row['compute']) / 1e6:,.0f}",
-            str(len(row["accuracy"])),
             f"{100 * np.mean(row['accuracy']):.2f} ± {100 * row['accuracy_ci95']:.2f}",
+            ", ".join(f"{100 * of:.1f}" for of in row["accuracy"]),
             f"{100 * np.mean(row['difference']):+.2f} ± {100 * row['difference_ci95']:.2f}"
             if label != base
             else "",
@@ -103,7 +103,7 @@ def benchmark_schedules() -> str:
         for label, row in record["rows"].items()
     ]
     head = ["run", "1 task, ms", f"{tasks} tasks, ms", "meta-step, ms", "C, MFLOP a task"]
-    head += ["seeds", "accuracy, %", f"difference to {base}"]
+    head += ["accuracy, %", "of each seed", f"difference to {base}"]
     text = (
         f"Every seed is tested on {record['episodes']:,} tasks. Times are medians of the first "
         "seed; C and accuracies are means over seeds, with intervals over tasks."

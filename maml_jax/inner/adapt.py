@@ -15,7 +15,7 @@ from maml_jax.inner.meta_gradients import (
 )
 from maml_jax.inner.optimizers.direction import check_direction
 from maml_jax.inner.optimizers.registry import sgd
-from maml_jax.inner.segments import Changing, Part, like
+from maml_jax.inner.restricted import Changing, Part, like
 from maml_jax.inner.step import (
     depends_on,
     keeping_dtypes,

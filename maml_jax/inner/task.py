@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from maml_jax import keys
 from maml_jax.inner.checkpointed_scan import checkpointed_scan
 from maml_jax.inner.meta_gradients import InnerInputs
-from maml_jax.inner.segments import Changing, Part, like, restrict
+from maml_jax.inner.restricted import Changing, Part, like, restrict
 from maml_jax.inner.step import (
     add_proximal,
     keep_cotangents_finite,

@@ -1,7 +1,6 @@
-"""Files of a run: written whole, read as UTF-8, JSON without bare NaN, and a folder's lock."""
+"""Files of a run: written whole, read as UTF-8, JSON without bare NaN."""
 
 import contextlib
-import fcntl
 import json
 import math
 import os
@@ -16,7 +15,7 @@ Record = dict[str, Any]  # a JSON object
 
 _LONG = 120  # characters of a message that another one includes
 _NOT_FINITE = "_not_finite"  # ends the name of the field that says what a null stands for
-_TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")  # the number is the process that writes it
+TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")  # the number is the process that writes it
 
 
 class DamagedError(UsageError):
@@ -171,41 +170,3 @@ def _restored(value: Any, reason: Any) -> Any:
     for index, of in reason.items():
         value[int(index)] = _restored(value[int(index)], of)
     return value
-
-
-@contextlib.contextmanager
-def locked(workdir: pathlib.Path) -> Iterator[None]:
-    """Makes a folder and holds its lock, which the kernel releases when the process ends.
-
-    Raises:
-      UsageError: another process holds the lock, or the folder cannot be written.
-    """
-    path = workdir / ".lock"
-    with writing(workdir):
-        workdir.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+", encoding="utf-8")
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise UsageError(
-                f"workdir {workdir} is in use by process {file.read().strip()}; wait "
-                "until it ends, or use another --workdir"
-            ) from error
-        except OSError:  # a file system without locks
-            pass
-        with contextlib.suppress(OSError):
-            file.truncate(0)
-            file.write(f"{os.getpid()}\n")
-            file.flush()
-            _remove_temporaries(workdir)
-        yield
-
-
-def _remove_temporaries(workdir: pathlib.Path) -> None:
-    """Removes what killed processes have left half written."""
-    for path in workdir.iterdir():
-        match = _TEMPORARY.fullmatch(path.name)
-        if match and not pathlib.Path(f"/proc/{match[1]}").exists():
-            path.unlink(missing_ok=True)

@@ -24,6 +24,7 @@ from maml_jax.run.episode_table import EpisodeTable
 from maml_jax.run.files import Record
 from maml_jax.run.formats import plural, short_name
 from maml_jax.run.loading import load
+from maml_jax.run.lock import locked
 from maml_jax.run.messages import note
 from maml_jax.run.metrics import read_metrics
 from maml_jax.run.pruning import schedule_maker
@@ -255,7 +256,7 @@ def train_and_evaluate(
     experiment = build(config)
     config = experiment.config
     first = other_start(experiment, folder)
-    with files.locked(folder):
+    with locked(folder):
         prepare(experiment, folder)
         state = train(experiment, folder, first)
         _announce_evaluation(experiment.spec)

@@ -19,11 +19,11 @@ from maml_jax.errors import UsageError
 from maml_jax.inner.meta_gradients import META_GRADIENTS
 from maml_jax.meta.population import Population, member, stack
 from maml_jax.parallel import cores_that_divide, use_cpu_devices
-from maml_jax.run import files
 from maml_jax.run.build import Experiment, build, build_alike
 from maml_jax.run.config import resolve
 from maml_jax.run.files import Record
 from maml_jax.run.formats import plural
+from maml_jax.run.lock import locked
 from maml_jax.run.loop import finish, other_start, prepare, train_and_evaluate, train_together
 from maml_jax.run.messages import note
 from maml_jax.run.spec import RunSpec
@@ -179,7 +179,7 @@ def train_population(runs: Sequence[Run]) -> list[Record | UsageError]:
         for index, (experiment, run) in enumerate(zip(experiments, runs, strict=True)):
             try:
                 start = other_start(experiment, run.workdir)
-                locks.enter_context(files.locked(run.workdir))
+                locks.enter_context(locked(run.workdir))
                 prepare(experiment, run.workdir)
                 opened[index] = RunInTraining(experiment, run.workdir, start, len(runs))
             except UsageError as error:

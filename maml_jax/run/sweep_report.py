@@ -14,8 +14,9 @@ from maml_jax.run.comparison import Cell, Column, Comparison, Group, over_seeds
 from maml_jax.run.figures.style import MOST_SERIES, STYLE, count, name_lines, scale_loss, single
 from maml_jax.run.files import Record
 from maml_jax.run.formats import interval, plural, short_name
+from maml_jax.run.grid import Grid
 from maml_jax.run.metrics import read_metrics
-from maml_jax.run.sweep import Failures, Grid
+from maml_jax.run.sweep import Failures
 
 _SCORE = "best validation"
 _TABLE = (

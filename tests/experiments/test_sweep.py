@@ -9,7 +9,8 @@ from configs import sinusoid
 from experiments.executors import train_groups_by
 from maml_jax.errors import UsageError
 from maml_jax.run.config import default_config
-from maml_jax.run.sweep import members_of, parse_grid, parse_seeds, unfinished_groups
+from maml_jax.run.grid import members_of, parse_grid, parse_seeds
+from maml_jax.run.sweep import unfinished_groups
 from tests.run.runs import TINY, call_all
 
 GRID = ("--grid=inner.step_size=0.01,0.02,1e30", "--seeds=0:2")

@@ -88,21 +88,3 @@ def test_a_workdir_may_be_below_the_home_folder(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(pathlib.Path, "expanduser", unknown)
     with pytest.raises(UsageError, match="without ~"):
         files.local_folder("~/run")
-
-
-def test_a_folder_has_one_writer(tmp_path: pathlib.Path) -> None:
-    workdir = tmp_path / "run"
-    with files.locked(workdir):
-        with (
-            pytest.raises(UsageError, match=rf"in use by process {os.getpid()};"),
-            files.locked(workdir),
-        ):
-            pass
-        with files.locked(workdir / "pretrained"):
-            pass
-    ended, alive = (workdir / f".evaluation.json.{pid}.tmp" for pid in (2**30, os.getpid()))
-    ended.touch()
-    alive.touch()
-    with files.locked(workdir):
-        assert not ended.exists()
-        assert alive.exists()

@@ -13,7 +13,7 @@ from maml_jax.parallel import devices
 from maml_jax.run import provenance
 from maml_jax.run.build import build, optimizer_flops
 from maml_jax.run.config import resolve
-from maml_jax.run.files import locked
+from maml_jax.run.lock import locked
 from maml_jax.run.loop import evaluate_run, train, train_and_evaluate
 from maml_jax.run.metrics import read_metrics
 from maml_jax.run.progress import Progress

@@ -1,4 +1,4 @@
-"""Segments of the inner loop: what a step computes when only some tensors still move."""
+"""Inner steps restricted to the tensors that still move in a segment of a schedule."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
