@@ -5,7 +5,12 @@ import jax
 import jax.numpy as jnp
 
 from maml_jax.models.convolution import Convolution, check_images, max_pool
-from maml_jax.models.normalization import Normalization, check_normalization, is_increasing
+from maml_jax.models.normalization import (
+    Normalization,
+    check_normalization,
+    is_increasing,
+    kind_of_layer,
+)
 from maml_jax.types import Array
 
 HEAD_INITIALIZERS = {
@@ -68,10 +73,11 @@ class Conv4(nn.Module):
         """
         check_normalization(self.normalization, num_reference)
         check_images(inputs, poolings=4 * self.max_pool, fix=", or max_pool=False")
-        # ReLU and an increasing normalization commute with the maximum.
-        pool_first = self.max_pool and is_increasing(self.normalization)
         hidden = inputs
         for block in range(4):
+            kind = kind_of_layer(self.normalization, last=block == 3)
+            # ReLU and an increasing normalization commute with the maximum.
+            pool_first = self.max_pool and is_increasing(kind)
             hidden, moments = Convolution(
                 self.filters,
                 stride=1 if self.max_pool else 2,
@@ -81,7 +87,7 @@ class Conv4(nn.Module):
                 block_patches=self.block_patches,
                 name=f"conv_{block}",
             )(hidden)
-            normalize = Normalization(self.normalization, name=f"norm_{block}")
+            normalize = Normalization(kind, name=f"norm_{block}")
             hidden = jax.nn.relu(normalize(hidden, moments, num_reference))
             if self.max_pool and not pool_first:
                 hidden = max_pool(hidden)

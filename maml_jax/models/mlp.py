@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 
-from maml_jax.models.normalization import Normalization, check_normalization
+from maml_jax.models.normalization import Normalization, check_normalization, kind_of_layer
 from maml_jax.types import Array
 
 INITIALIZERS = {
@@ -53,7 +53,9 @@ class MLP(nn.Module):
                 width, kernel_init=kernel_init, use_bias=use_bias, name=f"dense_{index}"
             )(hidden)
             if self.normalization is not None:
-                normalize = Normalization(self.normalization, name=f"norm_{index}")
+                last = index == len(self.hidden) - 1
+                kind = kind_of_layer(self.normalization, last=last)
+                normalize = Normalization(kind, name=f"norm_{index}")
                 hidden = normalize(hidden, num_reference=num_reference)
             hidden = jax.nn.relu(hidden)
         hidden = hidden[num_reference:] if num_reference else hidden

@@ -5,6 +5,8 @@
 - `support`: normalizes query examples with the statistics of the support examples, so that query
   examples do not influence each other.
 - `per_step`: is `batch` with a separate shift and scale for every inner step (MAML++).
+- `per_step_last`: is `per_step` in the last layer (of ResNet-12, in the last block) and `batch` below,
+  so that the features of resting layers stay the same and a compiled schedule computes them once.
 - `group`: normalizes groups of channels of each example on its own, with a shift and a scale.
 """
 
@@ -31,9 +33,25 @@ PARAMETER_NAMES = {
     "per_step": ParameterNames("step_scale", "step_shift"),
     "group": ParameterNames("scale", "shift"),
 }
-NORMALIZATIONS = tuple(PARAMETER_NAMES)
+NORMALIZATIONS = (*PARAMETER_NAMES, "per_step_last")  # of networks
 PER_STEP_NAMES = PARAMETER_NAMES["per_step"]
-TRANSDUCTIVE = ("batch", "per_step")  # the statistics are those of all query examples
+TRANSDUCTIVE = (
+    "batch",
+    "per_step",
+    "per_step_last",
+)  # the statistics are those of all query examples
+
+
+def kind_of_layer(normalization: str, *, last: bool) -> str:
+    """The kind of one layer of a network.
+
+    Args:
+      normalization: of the network, a name in `NORMALIZATIONS`.
+      last: whether the layer is in the last block.
+    """
+    if normalization != "per_step_last":
+        return normalization
+    return "per_step" if last else "batch"
 
 
 def is_increasing(kind: str) -> bool:
@@ -100,7 +118,7 @@ class Normalization(nn.Module):
     y = (x − μ) / √(σ² + ε) · scale + shift
 
     Attributes:
-      kind: a name in `NORMALIZATIONS`.
+      kind: a name in `PARAMETER_NAMES`; see `kind_of_layer`.
       groups: number of groups for `group`, reduced to a divisor of the number of channels.
       epsilon: ε.
     """
@@ -129,6 +147,11 @@ class Normalization(nn.Module):
           ValueError: the kind is unknown, or num_reference is given to another kind.
         """
         check_normalization(self.kind, num_reference)
+        if self.kind not in PARAMETER_NAMES:
+            raise ValueError(
+                f"kind={self.kind!r} is no kind of one layer; use kind_of_layer({self.kind!r}, "
+                "last=...)"
+            )
         channels = inputs.shape[-1]
         if moments is None:
             moments = moments_of_examples(inputs)
@@ -154,7 +177,7 @@ def with_steps(params: Params, num_steps: int) -> Params:
     """Copies every `per_step` parameter [C] for all inner steps: [K+1, C].
 
     Args:
-      params: parameters of a model with normalization="per_step".
+      params: parameters of a model with normalization="per_step" or "per_step_last".
       num_steps: K; row k is used at θ_k, so that the query loss after the last step uses row K.
     """
     return jax.tree_util.tree_map_with_path(

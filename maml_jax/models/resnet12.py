@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from maml_jax.models.convolution import Convolution, check_images, max_pool
-from maml_jax.models.normalization import Normalization, check_normalization
+from maml_jax.models.normalization import Normalization, check_normalization, kind_of_layer
 from maml_jax.types import Array
 
 
@@ -69,7 +69,9 @@ class ResNet12(nn.Module):
                 block_patches=self.block_patches,
                 name=f"conv_{name}",
             )(inputs)
-            normalize = Normalization(self.normalization, name=f"norm_{name}")
+            last = name.startswith(str(len(self.widths) - 1))
+            kind = kind_of_layer(self.normalization, last=last)
+            normalize = Normalization(kind, name=f"norm_{name}")
             return normalize(outputs, moments, num_reference)
 
         hidden = inputs

@@ -26,11 +26,11 @@ def meta_problem(normalization, max_pool, num_steps, **options):
     init = problems.random_params(model, episode.support.inputs)
     if normalization == "support":
         episode = with_reference(episode)
-    if normalization == "per_step":
+    if normalization.startswith("per_step"):
         init = with_steps(init, num_steps)
         rng = np.random.default_rng(1)
         init = jax.tree.map(lambda p: p + 0.1 * rng.normal(size=p.shape), init)
-    see = at_step if normalization == "per_step" else None
+    see = at_step if normalization.startswith("per_step") else None
     loss_fn = classification_loss(model)
     return (
         lambda kind: lambda init: problems.meta_loss(loss_fn, init, episode, kind, num_steps, see),

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from maml_jax.models.conv4 import Conv4
 from maml_jax.models.mlp import MLP
 from maml_jax.models.normalization import (
     Normalization,
@@ -13,6 +14,7 @@ from maml_jax.models.normalization import (
     moments_of_examples,
     with_steps,
 )
+from maml_jax.models.resnet12 import ResNet12
 
 EPSILON = 1e-3
 
@@ -39,6 +41,31 @@ def test_every_kind_equals_its_definition(shape):
     grouped = x.reshape(*shape[:-1], 2, 2)
     expected = standardize(grouped, (*range(1, len(shape) - 1), len(shape))).reshape(shape)
     np.testing.assert_allclose(run("group"), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("network", "size", "last"),
+    [
+        (MLP((3, 3), 2, normalization="per_step_last"), 4, {"norm_1"}),
+        (Conv4(2, filters=2, normalization="per_step_last"), 16, {"norm_3"}),
+        (
+            ResNet12(2, widths=(1, 1, 1, 2), normalization="per_step_last"),
+            16,
+            {f"norm_3_{name}" for name in (0, 1, 2, "shortcut")},
+        ),
+    ],
+)
+def test_per_step_last_has_rows_in_the_last_layer_alone(network, size, last):
+    inputs = jnp.zeros((2, 4) if isinstance(network, MLP) else (2, size, size, 1))
+    params = jax.eval_shape(network.init, jax.random.key(0), inputs)["params"]
+    layers = {name: set(of) for name, of in params.items() if name.startswith("norm")}
+    assert {name for name, of in layers.items() if of == {"step_scale", "step_shift"}} == last
+    assert all(of == {"shift"} for name, of in layers.items() if name not in last)
+
+
+def test_a_layer_has_the_kind_of_its_place():
+    with pytest.raises(ValueError, match=r"use kind_of_layer\('per_step_last', last="):
+        Normalization("per_step_last").init(jax.random.key(0), jnp.zeros((2, 3)))
 
 
 def test_given_moments_replace_computed_ones():

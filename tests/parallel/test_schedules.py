@@ -26,7 +26,7 @@ LAST = {"conv_0": 0, "conv_1": 1, "conv_2": 0, "conv_3": 2, "head": 3}
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("normalization", ["batch", "per_step", "group"])
+@pytest.mark.parametrize("normalization", ["batch", "per_step", "per_step_last", "group"])
 def test_a_meta_step_is_that_of_the_masked_loop(normalization: str) -> None:
     model = Conv4(ways=2, filters=2, normalization=normalization)
     init = with_steps(random_params(model, jnp.zeros((2, SIZE, SIZE, 1))), STEPS)

@@ -86,7 +86,9 @@ def test_from_config_to_report(
     assert np.abs(shifts).max() > 0
 
 
-@pytest.mark.parametrize("normalization", slow_but(["per_step"], ["support", "per_step", "group"]))
+@pytest.mark.parametrize(
+    "normalization", slow_but(["per_step"], ["support", "per_step", "per_step_last", "group"])
+)
 def test_every_normalization_trains(data: pathlib.Path, normalization: str) -> None:
     """Meta-gradients of conv4 with each of them: tests/models."""
     config = image_config(data, model__name="mlp", model__normalization=normalization)
