@@ -15,11 +15,13 @@ NAVIGATION = {  # kept result -> what it is
     "navigation": "Adam, step size 0.5",
     "navigation_cosine": "Adam, step size 0.5, cosine from 2e-3",
     "navigation_dice": "Adam, step size 0.5, `dice`, first log(std) 0",
+    "navigation_trpo_seeds": "TRPO, 5 conjugate-gradient steps",
     "navigation_trpo": "TRPO, step size 0.5, 5 conjugate-gradient steps",
 }
 LATER_STEP_SIZES = {
     "navigation_seeds_later_step_sizes": "Adam, 3 seeds",
     "navigation_later_step_sizes": "Adam, step size 0.5",
+    "navigation_trpo_seeds_later_step_sizes": "TRPO, 3 seeds",
     "navigation_trpo_later_step_sizes": "TRPO, step size 0.5",
 }
 

@@ -5,8 +5,8 @@
 - `support`: normalizes query examples with the statistics of the support examples, so that query
   examples do not influence each other.
 - `per_step`: is `batch` with a separate shift and scale for every inner step (MAML++).
-- `per_step_last`: is `per_step` in the last layer (of ResNet-12, in the last block) and `batch` below,
-  so that the features of resting layers stay the same and a compiled schedule computes them once.
+- `per_step_last`: is `per_step` in the last layer (of ResNet-12, in the last block) and `batch`
+  below, so that a compiled schedule computes the features of resting layers once.
 - `group`: normalizes groups of channels of each example on its own, with a shift and a scale.
 """
 
@@ -35,11 +35,8 @@ PARAMETER_NAMES = {
 }
 NORMALIZATIONS = (*PARAMETER_NAMES, "per_step_last")  # of networks
 PER_STEP_NAMES = PARAMETER_NAMES["per_step"]
-TRANSDUCTIVE = (
-    "batch",
-    "per_step",
-    "per_step_last",
-)  # the statistics are those of all query examples
+# The statistics are those of all query examples.
+TRANSDUCTIVE = ("batch", "per_step", "per_step_last")
 
 
 def kind_of_layer(normalization: str, *, last: bool) -> str:
