@@ -56,7 +56,7 @@ def get_config(variant: str = "images") -> ConfigDict:
             "inner.step_size": 0.05,
             "outer.schedule": "cosine",
             "outer.clip": 10.0,
-            "steps_per_dispatch": 50,
+            "steps_per_dispatch": 10,
             "log_every": 100,
             "checkpoint.every": 500,
         }

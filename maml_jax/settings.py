@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from maml_jax.registry import Registry
+
 _MOST = 2**31 - 1  # int32
 _SMALLEST, _GREATEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
@@ -21,6 +23,7 @@ class Rule(NamedTuple):
     holds: Callable[[Any], bool]
     allowed: Callable[[], str]  # completes "use ..."; called late, as registries grow
     largest: int = _MOST  # of integers
+    hint: str = ""  # follows what is allowed in messages
 
 
 def setting(default: Any, help: str, rule: Rule | None = None) -> Any:
@@ -69,6 +72,7 @@ def one_of(names: Collection[str], *more: str) -> Rule:
     return Rule(
         lambda value: value in more or value in names,
         lambda: "one of " + ", ".join([*more, *names]),
+        hint="; one of your own needs --import=MODULE" if isinstance(names, Registry) else "",
     )
 
 
@@ -116,4 +120,4 @@ def check_value(key: str, value: Any, default: Any, rule: Rule | None) -> None:
         if problem := _unfit(number, rule.largest if rule else _MOST):
             raise ValueError(f"{key}={value!r} {problem}; use {allowed}")
     if rule is not None and not rule.holds(value):
-        raise ValueError(f"{key}={value!r} is not allowed; use {allowed}")
+        raise ValueError(f"{key}={value!r} is not allowed; use {allowed}{rule.hint}")

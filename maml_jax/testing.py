@@ -54,7 +54,8 @@ def check_inner_optimizer(name: str) -> None:
     """Checks the entry of `INNER_OPTIMIZERS` with this name.
 
     - `update` accepts the extra args `gate`, `step_size` and `value`, and keeps the shapes and the
-      dtypes, float32 or bfloat16, of gradients and state: it is traced once for all steps.
+      dtypes of gradients, float32 or bfloat16, and of the state, which may hold integers: it is
+      traced once for all steps.
     - First directions point uphill; all, and meta-gradients, are finite where a gradient is 0.
     - On a small network with tanh, the meta-gradients `exact` and `reverse` agree with each other
       and with finite differences in float64.

@@ -1,5 +1,6 @@
 """Networks of any library as two functions, and what a network must not need besides parameters."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -20,7 +21,8 @@ class FunctionalModel:
 
     Args:
       init: (key, inputs [S, ...]) -> parameters, any pytree of arrays.
-      apply: (parameters, inputs [S, ...]) -> outputs [S, y].
+      apply: (parameters, inputs [S, ...]) -> outputs [S, y]. With normalization="support" it also
+        takes `num_reference`; see `maml_jax.models.conv4.Conv4`.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -39,7 +41,7 @@ class FunctionalModel:
         apply: Callable[..., Array],
     ) -> None:
         """Takes the two functions."""
-        self._init, self._apply = init, apply
+        self._init, self.function = init, apply
 
     def init(self, key: Array, inputs: Array) -> dict[str, Params]:
         """The parameters, as flax has them: {"params": parameters}."""
@@ -47,10 +49,18 @@ class FunctionalModel:
 
     def apply(self, variables: dict[str, Params], inputs: Array, **options: Any) -> Array:
         """The outputs for {"params": parameters}; `options` are passed on."""
-        return self._apply(variables["params"], inputs, **options)
+        return self.function(variables["params"], inputs, **options)
 
 
 Network = nn.Module | FunctionalModel
+
+
+def takes_reference(model: Network) -> bool:
+    """Whether a network takes `num_reference`, which normalization="support" hands it."""
+    called = model.function if isinstance(model, FunctionalModel) else type(model).__call__
+    parameters = inspect.signature(called).parameters
+    any_name = inspect.Parameter.VAR_KEYWORD in {of.kind for of in parameters.values()}
+    return any_name or "num_reference" in parameters
 
 
 def initial_params(model: Network, key: Array, inputs: Array) -> Params:

@@ -35,8 +35,6 @@ PARAMETER_NAMES = {
 }
 NORMALIZATIONS = (*PARAMETER_NAMES, "per_step_last")  # of networks
 PER_STEP_NAMES = PARAMETER_NAMES["per_step"]
-# The statistics are those of all query examples.
-TRANSDUCTIVE = ("batch", "per_step", "per_step_last")
 
 
 def kind_of_layer(normalization: str, *, last: bool) -> str:

@@ -83,7 +83,9 @@ def register_model(
       build: (settings, outputs) -> flax module, or `FunctionalModel`, that maps inputs [S, ...] to
         outputs [S, outputs].
       settings: a frozen dataclass of `maml_jax.settings.setting` fields. It becomes the section
-        NAME of a config, and `build` receives an instance of it instead of the `ModelSettings`.
+        NAME of a config, and `build` receives an instance of it instead of the `ModelSettings`, of
+        which only `normalization` still matters: with "support", the network is handed
+        `num_reference`.
       images_only: the model needs inputs [S, H, W, C].
 
     Raises:
@@ -97,7 +99,8 @@ def register_model(
       True
     """
     check_settings_class(settings)
-    MODELS.register(name, Model(build, settings, images_only))
+    uses = None if settings is None else ("normalization",)
+    MODELS.register(name, Model(build, settings, images_only, uses))
 
 
 def _is_width(value: Any) -> bool:

@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from PIL import ImageOps
 
 from maml_jax.errors import UsageError
-from maml_jax.models.normalization import TRANSDUCTIVE
 from maml_jax.run import files
 from maml_jax.run.formats import plural, text_table
 from maml_jax.run.messages import note
@@ -86,10 +85,11 @@ def classify(
     """
     if not model.experiment.problem.ways or model.inputs.dtype != "uint8":
         raise UsageError(f"{model} classifies no images; use a model of images")
-    if (kind := model.experiment.spec.model.normalization) in TRANSDUCTIVE:
+    if model.transductive:
+        kind = model.experiment.spec.model.normalization
         note(
-            f"model.normalization={kind!r} normalizes all query images together: what is predicted "
-            "of one depends on the others"
+            f"the network normalizes all query images together (model.normalization={kind!r}): "
+            "what is predicted of one depends on the others"
         )
     try:
         adapted = model.adapt(

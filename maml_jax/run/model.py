@@ -15,7 +15,6 @@ from ml_collections import ConfigDict
 from maml_jax.errors import UsageError
 from maml_jax.keys import stream_key
 from maml_jax.meta.batching import map_tasks
-from maml_jax.models.normalization import TRANSDUCTIVE
 from maml_jax.run import exported, files
 from maml_jax.run.adapted import Adapted
 from maml_jax.run.build import Experiment, build, for_ways
@@ -105,10 +104,33 @@ class Model:
         compiled = self._compiled(len(classes[0]) if classes else 0, num_steps)
         support = self._stacked(tasks, targets)
         params = compiled.adapt(support)
-        transductive = bool(classes) and self.experiment.spec.model.normalization in TRANSDUCTIVE
         return Adapted(
-            params, classes, support, compiled.predict, self.inputs, batched, transductive
+            params,
+            classes,
+            support,
+            compiled.predict,
+            self.inputs,
+            batched,
+            bool(classes) and self.transductive,
         )
+
+    @cached_property
+    def transductive(self) -> bool:
+        """Whether what is predicted of a query example depends on the others of the call."""
+        problem = self.experiment.problem
+        drawn = jax.random.uniform(jax.random.key(0), (3, *self.inputs.shape))
+        if self.inputs.dtype == "uint8":
+            drawn = (255 * drawn).astype(jnp.uint8)
+        params = problem.at_step(self.meta_params.init, jnp.int32(0))
+
+        @jax.jit
+        def predict_first(other: Array) -> Array:
+            unknown = jnp.zeros(2, jnp.int32)
+            support = Examples(drawn[:2], unknown)
+            query = Examples(jnp.stack([drawn[0], other]), unknown)
+            return problem.predict(params, problem.prepare(Episode(support, query)).query)[0]
+
+        return not np.array_equal(predict_first(drawn[1]), predict_first(drawn[2]))
 
     def save(self, path: str | os.PathLike[str]) -> pathlib.Path:
         """Writes one safetensors file, which `maml_jax.load` reads anywhere.
@@ -211,7 +233,7 @@ class Model:
         """The tasks [B, S, ...]; if they are of unequal sizes, padded WeightedExamples."""
         if len({len(task) for task in tasks}) == 1:
             return Examples(jnp.asarray(np.stack(tasks)), jnp.asarray(np.stack(targets)))
-        if not self.experiment.problem.weighted:
+        if not self.experiment.problem.weighted or self.transductive:
             kind = self.experiment.spec.model.normalization
             raise UsageError(
                 "tasks of unequal sizes need a loss with weights and model.normalization='group' "

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from maml_jax.errors import UsageError
 from maml_jax.meta.evaluate import DIVERGED
 from maml_jax.meta.train_step import same_episode
-from maml_jax.models.functional import Network, initial_params
+from maml_jax.models.functional import Network, initial_params, takes_reference
 from maml_jax.models.registry import MODELS
 from maml_jax.params import everything, same_at_every_step
 from maml_jax.types import (
@@ -97,9 +97,19 @@ class Task(NamedTuple):
 
 
 def build_model(spec: "RunSpec", outputs: int) -> Network:
-    """The network that a run's settings describe."""
+    """The network that a run's settings describe.
+
+    Raises:
+      UsageError: the normalization needs a network that takes `num_reference`.
+    """
     name = spec.model.name
-    return MODELS.find(name).build(spec.own_settings(name, spec.model), outputs)
+    model = MODELS.find(name).build(spec.own_settings(name, spec.model), outputs)
+    if spec.model.normalization == "support" and not takes_reference(model):
+        raise UsageError(
+            f"model.normalization='support' hands the network num_reference, which {name!r} does "
+            "not take; add it (docs/own_model.md), or use another normalization"
+        )
+    return model
 
 
 def first_params(spec: "RunSpec", model: Network, key: Array, shape: tuple[int, ...]) -> Params:

@@ -159,6 +159,8 @@ def config_of(record: Record, holder: str) -> ConfigDict:
         for key in values:
             check_key(key)
     except UsageError as error:
+        if "--import" in str(error):
+            raise UsageError(f"{holder} cannot be used: {error}") from error
         raise DamagedError(str(error)) from error
     # JSON knows no tuples: each value takes the type of its default.
     config.update_from_flattened_dict(

@@ -1,5 +1,6 @@
 """docs/own_model.md: networks of other libraries, as registered models; what they must not need."""
 
+import dataclasses
 import pathlib
 import re
 
@@ -14,8 +15,10 @@ from maml_jax.errors import UsageError
 from maml_jax.models import MODELS, FunctionalModel, classification_loss, register_model
 from maml_jax.params import with_paths
 from maml_jax.run.build import build
+from maml_jax.run.config import check_given
 from maml_jax.run.loop import train
 from maml_jax.run.workdir import load_run, open_workdir
+from maml_jax.settings import setting
 from maml_jax.types import Examples
 from tests.run.runs import tiny_config
 
@@ -96,6 +99,26 @@ def test_running_statistics_and_random_numbers_are_explained() -> None:
     variables = Stateful().init(jax.random.key(0), data.inputs)
     with pytest.raises(ValueError, match=r"needs variables beside its parameters .*batch_stats"):
         loss(variables["params"], data, jax.random.key(0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Width:
+    width: int = setting(3, "units")
+
+
+def test_normalization_of_a_network_with_a_section_of_its_own() -> None:
+    register_model("narrow", lambda of, outputs: nn.Dense(outputs), settings=Width)
+    message = r"'support' hands the network num_reference, which 'narrow' does not take; add it"
+    with pytest.raises(UsageError, match=message):
+        testing.check_model("narrow", **{"model.normalization": "support"})
+    config = tiny_config(model__name="narrow", model__filters=99)
+    with pytest.raises(
+        UsageError, match=r"model\.filters=99 has no effect with model\.name='narrow'"
+    ):
+        check_given(config, ["model.filters"])
+    config.model.name = "nothing"
+    with pytest.raises(UsageError, match="resnet12, narrow; one of your own needs --import=MODULE"):
+        build(config)
 
 
 def test_options_reach_a_function() -> None:

@@ -173,6 +173,14 @@ def test_too_few_query_examples_for_their_statistics_are_told(
     assert sum("too few for 3 classes" in str(of.message) for of in told) == warns
 
 
+@pytest.mark.parametrize(
+    ("normalization", "expected"), [("batch", True), ("support", False), ("group", False)]
+)
+def test_transduction_is_that_of_the_network(normalization: str, expected: bool) -> None:
+    config = picture_config(pathlib.Path("gone"), model__normalization=normalization)
+    assert untrained(config).transductive == expected
+
+
 def test_learned_lengths_are_not_cut() -> None:
     model = untrained(picture_config(pathlib.Path("gone"), algorithm="adaptive_k"))
     with pytest.raises(UsageError, match=r"num_steps=0 would cut learned lengths; use 2"):

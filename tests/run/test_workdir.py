@@ -61,6 +61,12 @@ def test_an_unknown_key_is_named(tmp_path: pathlib.Path) -> None:
         read_config(tmp_path)
 
 
+def test_a_config_of_another_module_is_not_called_damaged(tmp_path: pathlib.Path) -> None:
+    write_config(tmp_path, {"my_net.width": 3})
+    with pytest.raises(UsageError, match=r"section 'my_net', use --import=MODULE$"):
+        read_config(tmp_path)
+
+
 SPOILT = {
     "empty": b"",
     "cut": b'{"seed": 0, "task": {"na',
