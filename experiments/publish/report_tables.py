@@ -148,14 +148,15 @@ def _design(name: str, what: str) -> str:
 
 
 def _schedule(run: str, what: str) -> str:
-    """Of adaptation with an inner loop, or a ratio of two: its time, or accuracy that it lacks.
+    """Of adaptation with an inner loop, or a ratio of two: its time, or difference in accuracy.
 
-    what: "1" or "many" tasks in milliseconds, "meta-step" or "points".
+    what: "1" or "many" tasks in milliseconds, "meta-step" or "points" more than the first run.
     """
     record = results.read("benchmark_schedules")
     rows = [record["rows"][of] for of in run.split("/")]
     if what == "points":
-        return f"{-100 * np.mean(rows[0]['difference']):.1f}"
+        difference, width = np.mean(rows[0]["difference"]), rows[0]["difference_ci95"]
+        return f"{100 * difference:+.1f} ± {100 * width:.1f}"
     if what == "meta-step":
         times = [float(np.median(row["seconds_10_meta_steps"])) for row in rows]
     else:
