@@ -8,6 +8,10 @@ class UsageError(ValueError):
     """
 
 
+class UnknownSectionError(UsageError):
+    """A config has a section that no module in use has registered."""
+
+
 class DivergedError(UsageError):
     """Training stopped because too many updates were not finite."""
 

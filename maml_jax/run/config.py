@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from maml_jax.errors import UsageError
+from maml_jax.errors import UnknownSectionError, UsageError
 from maml_jax.inner.optimizers.registry import INNER_OPTIMIZERS
 from maml_jax.models.registry import MODELS
 from maml_jax.run.algorithms import ALGORITHMS, AUTO, UNSET
@@ -130,6 +130,7 @@ def check_key(key: str) -> None:
     hint = f"did you mean {' or '.join(near)}?" if near else "--help lists the keys"
     if section and section not in _sections():
         hint += f"; if a module of your own adds the section {section!r}, use --import=MODULE"
+        raise UnknownSectionError(f"unknown config key {key!r}; {hint}")
     raise UsageError(f"unknown config key {key!r}; {hint}")
 
 

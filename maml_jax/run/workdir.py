@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from maml_jax.errors import UsageError
+from maml_jax.errors import UnknownSectionError, UsageError
 from maml_jax.lengths.schedule import Schedule
 from maml_jax.meta.evaluate import PerEpisode
 from maml_jax.run import files
@@ -158,9 +158,9 @@ def config_of(record: Record, holder: str) -> ConfigDict:
     try:
         for key in values:
             check_key(key)
+    except UnknownSectionError as error:
+        raise UsageError(f"{holder} cannot be used: {error}") from error
     except UsageError as error:
-        if "--import" in str(error):
-            raise UsageError(f"{holder} cannot be used: {error}") from error
         raise DamagedError(str(error)) from error
     # JSON knows no tuples: each value takes the type of its default.
     config.update_from_flattened_dict(
