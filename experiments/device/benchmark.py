@@ -11,6 +11,7 @@ OUTPUT/device_benchmark.json is what experiments/results keeps.
 """
 
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -28,7 +29,7 @@ from absl import flags
 from experiments import cli
 from experiments.benchmarks import torch_peers
 from experiments.benchmarks.workloads import WAYS, make_episodes
-from experiments.device.workloads import BASE, CASES, FLAGS, PRECISIONS, Variant, make_run, plan
+from experiments.device.workloads import CASES, FLAGS, PRECISIONS, Variant, make_run, plan
 from maml_jax.errors import UsageError, first_line
 from maml_jax.models.conv4 import Conv4
 from maml_jax.run import files, provenance
@@ -36,6 +37,7 @@ from maml_jax.run.files import Record
 from maml_jax.types import Array
 
 NAME = "device_benchmark"
+PEERS = "peers"  # the process that measures PyTorch
 _LAUNCHES = 1_000  # of the kernels whose launch is timed
 _MATMUL = 8192  # on an accelerator; 1024 on a CPU
 _OUTPUT = flags.DEFINE_string("output", NAME, "folder of the rows and of the record")
@@ -43,7 +45,9 @@ _CASES = flags.DEFINE_list("cases", [name for name in CASES if name != "tiny"], 
 _MINUTES = flags.DEFINE_float("minutes", 7.5, "no row is begun after so many")
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "timed calls of a row", lower_bound=1)
 _MOST = flags.DEFINE_integer("most", None, "rows at most; default: all")
-_PART = flags.DEFINE_string("part", None, "a name of XLA flags: what a process of its own measures")
+_PART = flags.DEFINE_string(
+    "part", None, "peers, or a name of XLA flags: what a process of its own measures"
+)
 _ENDS = flags.DEFINE_float("ends", 0.0, "time() at which a process of its own has to end")
 
 
@@ -133,47 +137,54 @@ def _peers(name: str) -> Iterator[Record]:
         max_pool=workload.max_pool,
         installed=installed,
     )
-    for label, run in peers.items():
-        try:
-            seconds = _seconds(run)
-        except RuntimeError as error:
-            yield {"peers": name, "label": label, "failed": first_line(error)[:200]}
-            continue
-        milliseconds = 1e3 * statistics.median(seconds)
-        yield {"peers": name, "label": label, "device": device, "milliseconds": milliseconds}
+    for precision in PRECISIONS if device == "cuda" else ("float32",):
+        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+        torch.backends.cudnn.allow_tf32 = precision == "tf32"
+        for label, run in peers.items():
+            row: Record = {"peers": name, "label": label, "precision": precision}
+            try:
+                seconds = _seconds(run)
+            except RuntimeError as error:
+                yield row | {"failed": first_line(error)[:200]}
+                continue
+            yield row | {"device": device, "milliseconds": 1e3 * statistics.median(seconds)}
+
+
+def measure_peers(folder: pathlib.Path, ends: float) -> None:
+    """Measures what PyTorch takes in the cases that have no row of it."""
+    measured = {row["peers"] for row in _rows(folder) if "peers" in row}
+    for name in [of for of in _CASES.value if of not in measured]:
+        for row in _peers(name) if time.time() < ends else ():
+            _append(folder, row)
 
 
 def measure_part(part: str, folder: pathlib.Path, ends: float) -> None:
-    """Measures the variants with these XLA flags that are left, until the time is over."""
-    rows = _rows(folder)
-    variants = [of for of in _left(folder) if of.flags == part]
-    base = [of for of in variants if of == dataclasses.replace(BASE, case=of.case)]
-    if part == "default" and not any("floor" in row for row in rows):
+    """Measures the next variants, as far as they have these XLA flags, until the time is over."""
+    if not any("floor" in row for row in _rows(folder)):
         for row in _floors():
             _append(folder, row | {"device": jax.devices()[0].device_kind})
-    for variant in base:
-        if time.time() < ends:
-            _append(folder, _measure(variant))
-    measured = {row["peers"] for row in rows if "peers" in row}
-    for name in [of for of in _CASES.value if of not in measured and part == "default"]:
-        for row in _peers(name) if time.time() < ends else ():
-            _append(folder, row)
-    for variant in variants:
-        if variant not in base and time.time() < ends:
-            _append(folder, _measure(variant))
+    for variant in itertools.takewhile(lambda of: of.flags == part, _left(folder)):
+        if time.time() > ends:
+            return
+        _append(folder, _measure(variant))
 
 
 def _in_processes(folder: pathlib.Path, ends: float) -> None:
-    """One process for each set of flags."""
-    for part in dict.fromkeys(["default", *(variant.flags for variant in _left(folder))]):
-        if time.time() > ends:
-            return
-        environment = os.environ | {
-            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {FLAGS[part]}".strip(),
-            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # PyTorch needs memory as well
-        }
-        command = [sys.executable, "-m", "experiments.device.benchmark", *sys.argv[1:]]
-        subprocess.run([*command, f"--part={part}", f"--ends={ends}"], env=environment, check=False)
+    """One process for the peers, and one for each set of flags."""
+    own = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # PyTorch needs memory as well
+    command = [sys.executable, "-m", "experiments.device.benchmark", *sys.argv[1:]]
+
+    def call(part: str, environment: dict[str, str]) -> int:
+        arguments = [*command, f"--part={part}", f"--ends={ends}"]
+        return subprocess.run(arguments, env=os.environ | own | environment, check=False).returncode
+
+    call(PEERS, {"JAX_PLATFORMS": "cpu"})
+    while (left := _left(folder)) and time.time() < ends:
+        part = left[0].flags
+        flags_of_xla = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS[part]}".strip()
+        if code := call(part, {"XLA_FLAGS": flags_of_xla}):
+            failed = f"its process ended with code {code}"
+            _append(folder, {"variant": dataclasses.asdict(_left(folder)[0]), "failed": failed})
 
 
 def main(_: list[str]) -> None:
@@ -183,7 +194,10 @@ def main(_: list[str]) -> None:
     folder = files.local_folder(_OUTPUT.value)
     folder.mkdir(parents=True, exist_ok=True)
     if _PART.value is not None:
-        measure_part(_PART.value, folder, _ENDS.value)
+        if _PART.value == PEERS:
+            measure_peers(folder, _ENDS.value)
+        else:
+            measure_part(_PART.value, folder, _ENDS.value)
         return
     _in_processes(folder, time.time() + 60 * _MINUTES.value)
     record = {**provenance.describe(), "rows": _rows(folder), "left": len(_left(folder))}

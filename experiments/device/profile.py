@@ -62,7 +62,6 @@ def main(_: list[str]) -> None:
         batching=_BATCHING.value,
         precision=_PRECISION.value,
         members=_MEMBERS.value,
-        dispatch=20,
     )
     with jax.default_matmul_precision(PRECISIONS[variant.precision]):
         run = make_run(variant)

@@ -87,13 +87,13 @@ BASE = Variant("omniglot_5w1s")
 
 def plan(cases: list[str]) -> list[Variant]:
     """All variants, the most important first: defaults, one change at a time, then crossed."""
-    changes: list[dict[str, object]] = [{}]
-    changes += [{"members": number} for number in (4, 16)]
-    changes += [{"batching": of} for of in ("scan", "4")]
-    changes += [{"convolution": "lax"}, {"precision": "tf32"}]
-    changes += [{"precision": "tf32", "members": 16}, {"convolution": "lax", "precision": "tf32"}]
+    tf32: dict[str, object] = {"precision": "tf32"}
+    lax: dict[str, object] = {"convolution": "lax"}
+    changes: list[dict[str, object]] = [{}, tf32, lax, lax | tf32]
+    changes += [{"members": 16}, {"members": 16} | tf32, {"flags": "no_command_buffers"}]
+    changes += [{"batching": "4"}, {"members": 4}, {"batching": "scan"}]
     changes += [{"dispatch": number} for number in (1, 1_000)]
-    changes += [{"flags": name} for name in FLAGS if name != "default"]
+    changes += [{"flags": name} for name in FLAGS if name not in ("default", "no_command_buffers")]
     changes += [
         {"convolution": convolution, "batching": batching, "precision": precision}
         for convolution in ("im2col", "lax")
