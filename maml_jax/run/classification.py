@@ -104,8 +104,22 @@ def classify(
     )
 
 
+def _class_table(of: Classified) -> str:
+    """How many images were predicted as each class; of labelled ones, how many are right."""
+    pairs = [(image.label, label) for image, label in zip(of.query, of.labels, strict=True)]
+    labelled = any(true for true, _ in pairs)
+    rows = []
+    for name in of.classes:
+        row = [name, str(of.labels.count(name))]
+        if labelled:
+            in_folder = [label for true, label in pairs if true == name]
+            row += [str(len(in_folder)), str(in_folder.count(name))]
+        rows.append(row)
+    return text_table(["class", "predicted", *(["in its folder", "right"] * labelled)], rows)
+
+
 def as_table(of: Classified) -> str:
-    """The predictions in columns, and the accuracy if it is known."""
+    """The predictions in columns, their number for each class, and the accuracy if it is known."""
     labelled = any(image.label for image in of.query)
     rows = []
     for image, label, row in zip(of.query, of.labels, of.probabilities, strict=True):
@@ -117,6 +131,7 @@ def as_table(of: Classified) -> str:
     table = text_table(head, rows[:_PRINTED])
     if more := len(rows) - _PRINTED:
         table += f"\n... and {more} more" if more > 0 else ""
+    table += f"\n\n{_class_table(of)}"
     right, number = of.accuracy()
     if number:
         table += f"\naccuracy: {right} of {number} images, {right / number:.1%}"

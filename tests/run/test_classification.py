@@ -47,6 +47,12 @@ def test_images_in_folders_are_classified(
     assert done.accuracy() == (5, 5)  # the patterns are easy to tell apart
     table = as_table(done).splitlines()
     assert table[0].split() == ["image", "predicted", "probability", "folder"]
+    assert [line.split() for line in table[-5:-1]] == [
+        ["class", "predicted", "in", "its", "folder", "right"],
+        ["c00", "2", "2", "2"],
+        ["c01", "2", "2", "2"],
+        ["c02", "2", "1", "1"],  # and an image that is in no folder
+    ]
     assert table[-1] == "accuracy: 5 of 5 images, 100.0%"
     rows = list(csv.DictReader(as_csv(done).splitlines()))
     assert [row["predicted"] for row in rows] == done.labels
