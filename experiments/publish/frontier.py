@@ -37,6 +37,8 @@ from maml_jax.run.figures.style import STYLE, count, name_lines
 _DECIMAL = FuncFormatter(lambda value, _: f"{value:g}")
 _P99 = "99th percentile of the learned lengths, inner steps"
 _MEDIAN = "median loss of the test tasks (MSE)"
+_LOWEST = 3e-5  # edge of the logarithmic axes, to which intervals that contain 0 are drawn
+_WINNER = "meta_curvature_rates_tensor_step"  # trained at one cost alone
 
 
 def draw(task: str) -> Figure:
@@ -84,14 +86,14 @@ def draw_optimizers() -> Figure:
     figure = Figure(figsize=(8.4, 3.8))
     for axes, values in zip(figure.subplots(1, 2, sharey=True), (p99, loss), strict=True):
         mean, half = _intervals([values[arm] for arm in ordered])
-        low, rows = np.clip(mean - half, 0.3 * mean.min(), None), np.arange(len(ordered))
+        low, rows = np.clip(mean - half, _LOWEST, None), np.arange(len(ordered))
         axes.hlines(rows, low, mean + half, linewidth=2)
         axes.plot(mean, rows, "o", markersize=7)
         axes.set_yticks(rows, [ENGLISH[arm] for arm in ordered])
     left, right = figure.axes
     left.set(xlabel="99th percentile of the\nlearned lengths, inner steps", xlim=(0, 21))
     count(left.xaxis)
-    right.set(xlabel="median loss of the\ntest tasks (MSE)", xscale="log")
+    right.set(xlabel="median loss of the\ntest tasks (MSE)", xscale="log", xlim=(_LOWEST, None))
     right.xaxis.set_major_formatter(_DECIMAL)
     return figure
 
@@ -100,17 +102,20 @@ def draw_costs() -> Figure:
     """Means over seeds with 95% t-intervals; points are labelled with the cost of a step."""
     figure = Figure(figsize=(8.4, 4.2))
     axes = figure.subplots()
-    for arm, of in runs_by_cost().items():
+    winner = results.read("acceleration_sinusoid_20")["arms"][_WINNER]["runs"]
+    for index, (arm, of) in enumerate({**runs_by_cost(), _WINNER: {1: winner}}.items()):
         p99, p99_ci = _intervals([length_statistic(runs, "p99") for runs in of.values()])
         loss, loss_ci = _intervals([last(runs, "loss_median") for runs in of.values()])
         (line,) = axes.plot(p99, loss, label=ENGLISH[arm], markersize=6)
-        lower = np.clip(loss - loss_ci, 3e-4, None)
+        lower = np.clip(loss - loss_ci, _LOWEST, None)
         axes.vlines(p99, lower, loss + loss_ci, colors=line.get_color(), linewidth=1)
         axes.hlines(loss, p99 - p99_ci, p99 + p99_ci, colors=line.get_color(), linewidth=1)
+        label = {"color": line.get_color(), "fontsize": 8, "textcoords": "offset points"}
         for cost, x, y in zip(of, p99, loss, strict=True):
-            axes.annotate(f"cost {cost}", (x, y), (5, 5), textcoords="offset points", fontsize=8)
+            axes.annotate(f"cost {cost}", (x, y), (5, -11 if index in (2, 3) else 5), **label)
     axes.set(xlabel=_P99, xlim=(0, 22))
     _scale_loss(axes)
+    axes.set_ylim(_LOWEST, None)
     count(axes.xaxis)
     name_lines(axes)
     return figure

@@ -150,13 +150,16 @@ def _design(name: str, what: str) -> str:
 def _schedule(run: str, what: str) -> str:
     """Of adaptation with an inner loop, or a ratio of two: its time, or difference in accuracy.
 
-    what: "1" or "many" tasks in milliseconds, "meta-step" or "points" more than the first run.
+    what: "1" or "many" tasks in milliseconds, "meta-step", "accuracy" in percent, or "points" more
+    than the first run.
     """
     record = results.read("benchmark_schedules")
     rows = [record["rows"][of] for of in run.split("/")]
     if what == "points":
         difference, width = np.mean(rows[0]["difference"]), rows[0]["difference_ci95"]
         return f"{100 * difference:+.1f} ± {100 * width:.1f}"
+    if what == "accuracy":
+        return f"{100 * np.mean(rows[0]['accuracy']):.1f}"
     if what == "meta-step":
         times = [float(np.median(row["seconds_10_meta_steps"])) for row in rows]
     else:
@@ -166,8 +169,14 @@ def _schedule(run: str, what: str) -> str:
 
 
 def _known(what: str) -> str:
-    """Over all gates on quadratics: the smallest share within a step of the best K, in percent."""
+    """Over all gates on quadratics, in percent.
+
+    what: "cost" or "free" for the smallest share of lengths within a step of the best, with or
+    without a cost of a step; "gap" for the largest gap of a coordinate's loss with a cost.
+    """
     runs = results.read("known_lengths")["runs"]
+    if what == "gap":
+        return f"{100 * max(run['largest_relative_gap'] for run in runs if run['cost'] > 0):.0f}"
     shares = [run["share_within_1"] for run in runs if (run["cost"] > 0) == (what == "cost")]
     return f"{100 * min(shares):.0f}"
 
