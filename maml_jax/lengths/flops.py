@@ -135,7 +135,9 @@ def flops_by_inputs(
 
     for equation in jaxpr.eqns:
         read, inner = [of(atom) for atom in equation.invars], [*inner_jaxprs(equation)]
-        if len(inner) == 1 and equation.primitive.name not in ("scan", "while"):
+        # What the inner program of a scatter or a reduction reads is not what its equation reads.
+        same = len(inner) == 1 and len(inner[0].invars) == len(read)
+        if same and equation.primitive.name not in ("scan", "while"):
             more, outputs = flops_by_inputs(inner[0], read)
         else:
             together = frozenset[str]().union(*read)

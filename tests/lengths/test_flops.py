@@ -3,13 +3,14 @@
 from functools import cache
 from itertools import pairwise
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from maml_jax import Examples
+from maml_jax import Examples, InnerLoop, MetaParams
 from maml_jax.inner.optimizers import (
     curvature_matrices,
     scale_by_anderson,
@@ -292,3 +293,30 @@ def test_features_of_a_step_are_not_computed_once():
     assert costs[:3] == plain[:3]
     assert plain.fixed["head/bias"] == plain.forward
     assert set(costs.fixed.values()) == {0.0}
+
+
+OTHER_PROGRAMS = {  # functions whose equations have programs of their own, of other inputs
+    "scatter": lambda x, w: x.at[jnp.array([1])].add(x[:1] @ w),
+    "minimum": lambda x, w: jax.lax.reduce(
+        (x @ w, x), (jnp.inf, 0.0), lambda a, b: (jnp.minimum(a[0], b[0]), a[1] + b[1]), (0,)
+    )[0],
+    "window": lambda x, w: jax.lax.reduce_window(x @ w, 0.0, jax.lax.add, (2, 1), (1, 1), "VALID"),
+    "one branch": lambda x, w: jax.lax.switch(0, [jnp.matmul], x, w),
+    "solution": lambda x, w: jnp.linalg.solve(jnp.eye(3) + x @ w, x),
+    "sorted": lambda x, w: jnp.sort(x @ w),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_PROGRAMS)
+def test_losses_with_inner_programs_can_be_adapted(name):
+    function, x = OTHER_PROGRAMS[name], jnp.eye(3) + 0.1
+
+    def loss(params, support, key):
+        hidden = function(support @ params["first"], params["second"])
+        return (hidden**2).mean(), {}
+
+    params = {"first": jnp.eye(3), "second": 0.5 * jnp.eye(3)}
+    loop = InnerLoop(loss, num_steps=1, meta_gradient="first_order")
+    adapted = loop(MetaParams(params, step_sizes=0.1), x, jax.random.key(0)).params
+    grads = jax.grad(lambda params: loss(params, x, None)[0])(params)
+    chex.assert_trees_all_close(adapted, jax.tree.map(lambda p, g: p - 0.1 * g, params, grads))
