@@ -1,8 +1,11 @@
 """Tables of reinforcement learning: returns beside the published ones."""
 
+import numpy as np
+
 from experiments.publish import results
 from experiments.publish.formats import markdown, with_origin
 from experiments.publish.results import Record
+from experiments.studies.comparisons import paired_interval
 from maml_jax.rl.published import PUBLISHED, SOURCE
 from maml_jax.run.comparison import over_seeds
 from maml_jax.run.formats import interval
@@ -12,12 +15,16 @@ _HEAD = ["before", "1 update", "2 updates", "3 updates"]
 NAVIGATION = {  # kept result -> what it is
     "navigation_step_size_01": "Adam",
     "navigation_seeds": "Adam",
+    "navigation_three_updates": "Adam, trained with 3 updates",
+    "navigation_lengths": "Adam, trained with 3 updates and learned lengths",
     "navigation": "Adam, step size 0.5",
     "navigation_cosine": "Adam, step size 0.5, cosine from 2e-3",
     "navigation_dice": "Adam, step size 0.5, `dice`, first log(std) 0",
     "navigation_trpo_seeds": "TRPO, 5 conjugate-gradient steps",
     "navigation_trpo": "TRPO, step size 0.5, 5 conjugate-gradient steps",
 }
+FIXED = "navigation_three_updates_later_step_sizes"
+LENGTHS = "navigation_lengths_later_step_sizes"
 LATER_STEP_SIZES = {
     "navigation_seeds_later_step_sizes": "Adam, 3 seeds",
     "navigation_later_step_sizes": "Adam, step size 0.5",
@@ -75,6 +82,30 @@ def later_step_sizes() -> str:
             records = [of for of in evaluations if of["later_step_sizes"] == factor]
             rows.append([label, f"{factor:g}", *_returns(records)])
     return markdown(["run", "factor", *_HEAD], rows)
+
+
+def _by_update(values: np.ndarray, baseline: np.ndarray | float) -> list[tuple[float, float]]:
+    """Mean difference after every update with its interval over seeds; values: [seeds, updates]."""
+    columns = (values - baseline).T
+    return [paired_interval(column, 0.0) for column in columns]
+
+
+def lengths() -> str:
+    """Learned lengths against a fixed K of as many rollouts, paired by seed."""
+    kept = {"fixed K = 3": results.read(FIXED), "learned lengths": results.read(LENGTHS)}
+    rows = []
+    for factor in dict.fromkeys(
+        of["later_step_sizes"] for of in kept["fixed K = 3"]["evaluations"]
+    ):
+        returns = {}
+        for label, record in kept.items():
+            same = [of for of in record["evaluations"] if of["later_step_sizes"] == factor]
+            returns[label] = np.array([of["return"] for of in same])
+        differences = _by_update(returns["learned lengths"], returns["fixed K = 3"])
+        of_labels = {label: _by_update(of, 0.0) for label, of in returns.items()}
+        for label, cells in {**of_labels, "difference": differences}.items():
+            rows.append([f"{factor:g}", label, *(interval(*cells[k]) for k in UPDATES)])
+    return markdown(["factor", "", *_HEAD], rows)
 
 
 def benchmark_environments() -> str:
