@@ -171,12 +171,11 @@ def measure_part(part: str, folder: pathlib.Path, ends: float) -> None:
 
 def _in_processes(folder: pathlib.Path, ends: float) -> None:
     """One process for the peers, and one for each set of flags."""
-    own = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # PyTorch needs memory as well
     command = [sys.executable, "-m", "experiments.device.benchmark", *sys.argv[1:]]
 
     def call(part: str, environment: dict[str, str]) -> int:
         arguments = [*command, f"--part={part}", f"--ends={ends}"]
-        return subprocess.run(arguments, env=os.environ | own | environment, check=False).returncode
+        return subprocess.run(arguments, env=os.environ | environment, check=False).returncode
 
     call(PEERS, {"JAX_PLATFORMS": "cpu"})
     while (left := _left(folder)) and time.time() < ends:

@@ -60,22 +60,20 @@ def device_peers() -> str:
     rows, lines = record["rows"], []
     peers = list(dict.fromkeys(row["label"] for row in rows if "label" in row))
     for case in _cases(rows):
-        base = _milliseconds(rows, _named(case))
-        of_peers = {
-            row["label"]: row.get("milliseconds") for row in rows if row.get("peers") == case
-            if "label" in row
-        }  # fmt: skip
-        sixteen = _milliseconds(rows, _named(case, members=16))
-        lines.append(
-            [
-                case,
-                "" if base is None else f"{base:.3f}",
-                "" if sixteen is None else f"{sixteen:.3f}",
-                *(_times(of_peers.get(label), base) for label in peers),
-            ]
-        )
-    head = ["case", "ms a meta-step", "ms each of 16 members", *(f"{of}, times" for of in peers)]
-    return with_origin(markdown(head, lines), record)
+        for precision in ("float32", "tf32"):
+            base = _milliseconds(rows, _named(case, precision=precision))
+            sixteen = _milliseconds(rows, _named(case, precision=precision, members=16))
+            of_peers = {
+                row["label"]: row.get("milliseconds")
+                for row in rows
+                if (row.get("peers"), row.get("precision")) == (case, precision)
+            }
+            if base is not None:
+                each = "" if sixteen is None else f"{sixteen:.3f}"
+                times = [_times(of_peers.get(label), base) for label in peers]
+                lines.append([case, precision, f"{base:.3f}", each, *times])
+    head = ["case", "precision", "ms a meta-step", "ms each of 16 members"]
+    return with_origin(markdown([*head, *(f"{of}, times" for of in peers)], lines), record)
 
 
 def device_variants() -> str:

@@ -21,11 +21,16 @@ def test_tables_are_made_of_the_rows_of_a_record(
 ) -> None:
     failed = {"variant": row(0.0, convolution="lax")["variant"], "failed": "no memory"}
     peer = {"peers": BASE.case, "label": "torch.func, vmap", "milliseconds": 25.0}
-    rows = [row(2.0), row(8.0, members=16), failed, {"floor": "launch"}, peer]
+    both = [peer | {"precision": "float32"}, peer | {"precision": "tf32", "milliseconds": 20.0}]
+    rows = [row(2.0), row(8.0, members=16), failed, {"floor": "launch"}, *both]
+    rows.append(row(1.0, precision="tf32"))
     monkeypatch.setattr(results, "RESULTS", tmp_path)
     results.write("device_benchmark", {"rows": rows, "hardware": "a card", "command": "job"})
     peers = device_tables.device_peers().splitlines()
-    assert peers[2] == "| omniglot_5w1s | 2.000 | 0.500 | 12.50 |"
+    assert peers[2:4] == [
+        "| omniglot_5w1s | float32 | 2.000 | 0.500 | 12.50 |",
+        "| omniglot_5w1s | tf32 | 1.000 |  | 20.00 |",
+    ]
     assert peers[-1] == "a card; `job`."
     variants = device_tables.device_variants().splitlines()[2:5]
     assert variants == [
@@ -42,7 +47,7 @@ def test_the_benchmark_goes_on_with_what_is_left(tmp_path: pathlib.Path) -> None
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
     record = json.loads((tmp_path / "device_benchmark.json").read_text())
     variants = [row["variant"] for row in record["rows"] if "variant" in row]
-    assert [of["members"] for of in variants] == [1, 4]
+    assert [of["precision"] for of in variants] == ["float32", "tf32"]
     assert {row["floor"] for row in record["rows"] if "floor" in row} == {"matmul", "launch"}
 
 
