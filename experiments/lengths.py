@@ -3,8 +3,8 @@
 python -m experiments.lengths --workdir=runs/adaptive_k
 
 --prune=0.2 searches for the cheapest schedule that costs at most 0.2 percentage points of accuracy
-on validation tasks (of a regression: 0.2 percent of the loss), and writes it to
-RUN/schedule.json, which `experiments.evaluate --schedule=pruned` uses.
+on validation tasks (of a regression: 0.2 percent of the loss), writes it to
+RUN/schedule.json, which `experiments.evaluate --schedule=pruned` uses, and times it.
 
 --caps=10,15 also shows what long lengths are worth: the loss on validation tasks with every length
 above a cap cut to it, without training again.
@@ -20,13 +20,20 @@ from experiments import cli
 from maml_jax.lengths.schedule import Schedule
 from maml_jax.run.build import Experiment
 from maml_jax.run.learned import LearnedSummary
-from maml_jax.run.pruning import FILE, prune, write_schedule
+from maml_jax.run.messages import note
+from maml_jax.run.pruning import FILE, adaptation_milliseconds, prune, write_schedule
 from maml_jax.run.workdir import load_run
 from maml_jax.types import MetaParams, TrainState
 
 _WORKDIR = cli.define_workdir()
 _CAPS = flags.DEFINE_list("caps", [], "lengths to cut longer ones to")
 _PRUNE = flags.DEFINE_float("prune", None, "accuracy, in points, that a cheaper schedule may cost")
+_EPISODES = flags.DEFINE_integer(
+    "episodes",
+    None,
+    "validation episodes of --prune and --caps; default: those of the run",
+    lower_bound=2,
+)
 _STATISTICS: dict[str, Callable[[np.ndarray], float]] = {
     "min": np.min,
     "mean": np.mean,
@@ -67,10 +74,23 @@ def print_pruned(
     write_schedule(folder, pruned, about)
     unit = "points of accuracy" if experiment.problem.ways else "% of the loss"
     share = pruned.compute / (pruned.compute_before or 1)
-    print(f"\npruned schedule, C {share:.0%} of before, written to {folder / FILE}")
+    print(
+        f"\npruned schedule, C {share:.0%} of that of the learned lengths, written to "
+        f"{folder / FILE}"
+    )
     drop = f"{pruned.drop:.3f} ± {pruned.drop_ci95:.3f}"
     print(f"it costs {drop} {unit} on {episodes} validation episodes")
+    if pruned.drop_ci95 > max(tolerance, pruned.drop):
+        note(
+            f"the interval is wider than --prune={tolerance:g}, so the cost is uncertain; raise "
+            f"--episodes, of which there were {episodes}"
+        )
     print_segments(pruned.schedule, spec.eval.num_steps)
+    learned = experiment.learned.schedule(state.meta_params, spec.eval.num_steps)
+    schedules = {"masked": None, "compiled": learned, "pruned": pruned.schedule}
+    times = adaptation_milliseconds(experiment, state.meta_params, schedules)
+    shown = ", ".join(f"{name} {of:.3g} ms" for name, of in times.items())
+    print(f"adapting to one task: {shown} (medians of 7)")
 
 
 def table(learned: LearnedSummary, meta_params: MetaParams) -> list[list[str]]:
@@ -90,7 +110,8 @@ def table(learned: LearnedSummary, meta_params: MetaParams) -> list[list[str]]:
 def main(_: list[str]) -> None:
     """Prints the table, the inner compute and what else is learned."""
     folder = pathlib.Path(_WORKDIR.value)
-    experiment, state = load_run(folder)
+    episodes = {"validation_episodes": _EPISODES.value} if _EPISODES.value else {}
+    experiment, state = load_run(folder, episodes)
     learned, meta_params, caps = experiment.learned, state.meta_params, cli.whole_numbers(_CAPS)
     for cap in caps:
         learned.cut(meta_params, cap)  # a bad one is refused before any output
@@ -99,8 +120,8 @@ def main(_: list[str]) -> None:
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)))
     compute = learned.compute(learned.lengths(meta_params))
-    note = "" if learned.gates else "; no lengths are learned: K is that of the test"
-    print(f"\n{experiment.spec.algorithm} at meta-step {int(state.step)}{note}")
+    fixed = "" if learned.gates else "; no lengths are learned: K is that of the test"
+    print(f"\n{experiment.spec.algorithm} at meta-step {int(state.step)}{fixed}")
     share = compute / learned.costs.full(learned.most)
     print(f"inner compute C: {compute / 1e6:.4g} MFLOP a task, {share:.0%} of {learned.most} steps")
     for name, of in learned.values(meta_params).items():

@@ -110,9 +110,15 @@ def draw_costs() -> Figure:
         lower = np.clip(loss - loss_ci, _LOWEST, None)
         axes.vlines(p99, lower, loss + loss_ci, colors=line.get_color(), linewidth=1)
         axes.hlines(loss, p99 - p99_ci, p99 + p99_ci, colors=line.get_color(), linewidth=1)
-        label = {"color": line.get_color(), "fontsize": 8, "textcoords": "offset points"}
         for cost, x, y in zip(of, p99, loss, strict=True):
-            axes.annotate(f"cost {cost}", (x, y), (5, -11 if index in (2, 3) else 5), **label)
+            axes.annotate(
+                f"cost {cost}",
+                (x, y),
+                (5, -11 if index in (2, 3) else 5),
+                textcoords="offset points",
+                fontsize=8,
+                color=line.get_color(),
+            )
     axes.set(xlabel=_P99, xlim=(0, 22))
     _scale_loss(axes)
     axes.set_ylim(_LOWEST, None)

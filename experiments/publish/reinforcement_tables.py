@@ -15,6 +15,8 @@ _HEAD = ["before", "1 update", "2 updates", "3 updates"]
 NAVIGATION = {  # kept result -> what it is
     "navigation_step_size_01": "Adam",
     "navigation_seeds": "Adam",
+    "navigation_log_std_12": "Adam, first log(std) -1.2",
+    "navigation_log_std_17": "Adam, first log(std) -1.7",
     "navigation_three_updates": "Adam, trained with 3 updates",
     "navigation_lengths": "Adam, trained with 3 updates and learned lengths",
     "navigation": "Adam, step size 0.5",

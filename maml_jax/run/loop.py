@@ -158,6 +158,7 @@ def train_together(runs: Sequence[RunInTraining], states: States) -> None:
             total=total, initial=started, unit=" meta-steps", desc=name, disable=not is_writer()
         )
         open_files.enter_context(closing(bar))
+        compiled = False
         while left:
             step = min(runs[index].step for index in left)
             active = [index for index in left if runs[index].step == step]
@@ -173,7 +174,13 @@ def train_together(runs: Sequence[RunInTraining], states: States) -> None:
                     run.failure = error
                     if len(runs) > 1:
                         note(f"{run.workdir}: {error}. The other runs go on")
-                bar.update(stop - step)
+            if compiled:
+                bar.update((stop - step) * len(active))
+            else:  # the time to compile says nothing of the time that is left
+                bar.unpause()
+                bar.n += (stop - step) * len(active)
+                bar.initial = bar.last_print_n = bar.n
+                compiled = True
             bar.set_postfix(loss=f"{float(metrics[active[0]]['loss']):.4g}")
             left = [index for index in left if not runs[index].ended]
             if stopping:

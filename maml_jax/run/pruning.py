@@ -3,8 +3,11 @@
 import dataclasses
 import functools
 import json
+import os
 import pathlib
-from collections.abc import Callable
+import statistics
+import time
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -66,7 +69,7 @@ def prune_schedule(
             low, high = (low, middle) if allowed(steps | {path: middle}) else (middle + 1, high)
         return high
 
-    with tqdm(desc="pruning", unit=" tensors") as progress:
+    with tqdm(desc="pruning", unit=" tries") as progress:
         changed = True
         while changed:
             before = dict(steps)
@@ -138,6 +141,30 @@ def prune(experiment: Experiment, meta_params: MetaParams, tolerance: float) -> 
     )
 
 
+def adaptation_milliseconds(
+    experiment: Experiment, meta_params: MetaParams, schedules: Mapping[str, Schedule | None]
+) -> dict[str, float]:
+    """Milliseconds of adapting to one validation task by each schedule; None is the masked loop.
+
+    Medians of seven calls, in the order A B C A B C ..., after one that compiles.
+    """
+    spec, key = experiment.spec, stream_key(experiment.spec.seed, "validation")
+    sample = experiment.problem.sampler(spec.eval.shots, spec.eval.query_shots, "validation")
+    support = jax.jit(lambda key: sample(key).support)(key)
+    loop = experiment.inner_loop(spec.eval.num_steps)
+    adapt = {
+        name: jax.jit(dataclasses.replace(loop, schedule=schedule))
+        for name, schedule in schedules.items()
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in adapt}
+    for _ in range(8):
+        for name, fn in adapt.items():
+            started = time.perf_counter()
+            jax.block_until_ready(fn(meta_params, support, key).params)
+            seconds[name].append(time.perf_counter() - started)
+    return {name: 1e3 * statistics.median(of[1:]) for name, of in seconds.items()}
+
+
 def write_schedule(workdir: pathlib.Path, pruned: Pruned, about: Record) -> None:
     """Writes schedule.json beside a run.
 
@@ -149,19 +176,20 @@ def write_schedule(workdir: pathlib.Path, pruned: Pruned, about: Record) -> None
     files.write(workdir / FILE, json.dumps(record, indent=2) + "\n")
 
 
-def read_schedule(workdir: pathlib.Path, meta_step: int) -> Schedule:
+def read_schedule(workdir: str | os.PathLike[str], meta_step: int) -> Schedule:
     """The pruned schedule of a run, made of the parameters at this meta-step.
 
     Raises:
       UsageError: there is none, or it is one of other parameters.
     """
     how = f"python -m experiments.lengths --workdir={workdir} --prune=0.2"
-    record = files.read_json(workdir / FILE)
+    path = files.local_folder(workdir) / FILE
+    record = files.read_json(path)
     if record is None:
         raise UsageError(f"workdir {workdir} has no pruned schedule; make it with {how}")
     if record.get("meta_step") != meta_step:
         raise UsageError(
-            f"{workdir / FILE} is of meta-step {record.get('meta_step')}, the run stands at "
+            f"{path} is of meta-step {record.get('meta_step')}, the run stands at "
             f"{meta_step}; make it anew with {how}"
         )
     return Schedule({path: int(steps) for path, steps in record["last_steps"].items()})

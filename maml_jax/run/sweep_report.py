@@ -18,6 +18,7 @@ from maml_jax.run.grid import Grid
 from maml_jax.run.metrics import read_metrics
 from maml_jax.run.sweep import Failures
 
+_FEW_SEEDS = 3  # below which a page says that intervals are wide
 _SCORE = "best validation"
 _TABLE = (
     "{}. Before and after are results on test tasks before adaptation and after the last inner "
@@ -91,6 +92,11 @@ def sentences(of: Summary, grid: Grid) -> list[str]:
         told.append(
             "No setting is chosen, because the runs do not validate: set "
             "--config.eval.validation_every."
+        )
+    if groups and 1 < max(len(group.runs) for group in groups) < _FEW_SEEDS:
+        told.append(
+            "Intervals over so few seeds are wide and unreliable; three seeds are worth their time "
+            "(--seeds=0:3)."
         )
     if of.failures:
         told.append(f"{plural(len(of.failures), 'run')} failed and is missing in the means.")
@@ -265,6 +271,6 @@ def write_summary(
         *_figures(summary),
         page.details("All runs", page.table(_runs(summary, folder.resolve()), _RUNS)),
     ]
-    document = page.document(f"Sweep {folder.name}", sentences(summary, grid), parts)
+    document = page.document(f"Sweep in {folder.name}", sentences(summary, grid), parts)
     files.write(folder / "sweep.html", document)
     return summary

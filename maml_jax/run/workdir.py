@@ -1,6 +1,7 @@
 """The folder of a run: its config, its checkpoints and its evaluation."""
 
 import json
+import os
 import pathlib
 from itertools import count
 from typing import Any, NamedTuple, Protocol
@@ -87,20 +88,18 @@ def read_inputs(workdir: pathlib.Path) -> Inputs | None:
         return None
 
 
-def read_evaluation(workdir: pathlib.Path) -> Record:
+def read_evaluation(workdir: str | os.PathLike[str]) -> Record:
     """The evaluation of a finished run.
 
     Raises:
       UsageError: the run is not finished, or its evaluation cannot be read.
     """
     try:
-        record = files.read_json(workdir / "evaluation.json")
+        record = files.read_json(files.local_folder(workdir) / "evaluation.json")
     except DamagedError as error:
         raise DamagedError(f"{error}; the run's train command makes it again") from error
     if record is None:
-        raise UsageError(
-            f"the run in {workdir} is not evaluated yet; its train command continues it"
-        )
+        raise UsageError(f"the run in {workdir} is not evaluated yet; its train command goes on")
     return record
 
 
@@ -112,15 +111,16 @@ def is_evaluated(workdir: pathlib.Path) -> bool:
         return False
 
 
-def read_config(workdir: pathlib.Path) -> ConfigDict:
+def read_config(workdir: str | os.PathLike[str]) -> ConfigDict:
     """The config of the run in a folder.
 
     Raises:
       UsageError: the folder holds no run, or its config cannot be read.
     """
-    config = find_config(workdir)
+    folder = files.local_folder(workdir)
+    config = find_config(folder)
     if config is None:
-        of_sweep = (workdir / "sweep.csv").exists()
+        of_sweep = (folder / "sweep.csv").exists()
         fix = "see its SETTING/seed_N" if of_sweep else "train one there with experiments.train"
         raise UsageError(f"workdir {workdir} holds no run; {fix}")
     return config
@@ -170,7 +170,7 @@ def config_of(record: Record, holder: str) -> ConfigDict:
 
 
 def load_run(
-    workdir: pathlib.Path, overrides: dict[str, Any] | None = None
+    workdir: str | os.PathLike[str], overrides: dict[str, Any] | None = None
 ) -> tuple[Experiment, TrainState]:
     """A run's functions and its newest state; nothing is written.
 
@@ -184,11 +184,9 @@ def load_run(
     config = read_config(workdir)
     config.eval.update(overrides or {})
     experiment = build(config, training=False)
-    restored = newest(workdir / CHECKPOINTS, experiment.init(), as_json(config))
+    restored = newest(files.local_folder(workdir) / CHECKPOINTS, experiment.init(), as_json(config))
     if restored is None:
-        raise UsageError(
-            f"workdir {workdir} holds no checkpoint yet; its train command continues it"
-        )
+        raise UsageError(f"workdir {workdir} holds no checkpoint yet; its train command goes on")
     return experiment, restored.state
 
 
@@ -209,9 +207,7 @@ def read_trained(
     selected = None if last else newest(workdir / BEST, template, config)
     restored = selected or newest(workdir / CHECKPOINTS, template, config)
     if restored is None:
-        raise UsageError(
-            f"workdir {workdir} holds no checkpoint yet; its train command continues it"
-        )
+        raise UsageError(f"workdir {workdir} holds no checkpoint yet; its train command goes on")
     try:
         whole = files.read_json(workdir / "evaluation.json") or {}
     except DamagedError:

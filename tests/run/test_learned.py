@@ -76,7 +76,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 @pytest.fixture(scope="module")
 def loaded(finished: pathlib.Path) -> tuple[Experiment, dict[str, np.ndarray]]:
     """The run's experiment and its hard lengths."""
-    experiment, state = load_run(finished)
+    experiment, state = load_run(str(finished))
     return experiment, experiment.learned.lengths(state.meta_params)
 
 

@@ -117,6 +117,7 @@ def test_a_run_is_pruned_and_evaluated(finished: pathlib.Path) -> None:
     )
     assert shown.returncode == evaluated.returncode == 0, shown.stderr + evaluated.stderr
     assert "pruned schedule, C " in shown.stdout
+    assert "adapting to one task: masked " in shown.stdout
     record = json.loads((finished / FILE).read_text())
     assert record["drop"] <= 20
     assert record["compute"] <= record["compute_before"]
