@@ -25,6 +25,7 @@ NAVIGATION = {  # kept result -> what it is
     "navigation_trpo_seeds": "TRPO, 5 conjugate-gradient steps",
     "navigation_trpo": "TRPO, step size 0.5, 5 conjugate-gradient steps",
 }
+HALF_CHEETAH = "half_cheetah_direction"
 FIXED = "navigation_three_updates_later_step_sizes"
 LENGTHS = "navigation_lengths_later_step_sizes"
 LATER_STEP_SIZES = {
@@ -53,6 +54,12 @@ def _published(environment: str, run: str) -> list[str]:
 def navigation() -> str:
     """Runs against updates, and below them the published ones."""
     return returns("navigation", NAVIGATION)
+
+
+def half_cheetah() -> str:
+    """The half-cheetah that runs forward or backward."""
+    table = returns(HALF_CHEETAH, {HALF_CHEETAH: "TRPO, 10 tasks a meta-step"})
+    return with_origin(table, results.read(HALF_CHEETAH))
 
 
 def returns(environment: str, names: dict[str, str]) -> str:

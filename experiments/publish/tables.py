@@ -127,6 +127,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "device_peers": device_tables.device_peers,
     "device_variants": device_tables.device_variants,
     "navigation": reinforcement_tables.navigation,
+    "half_cheetah": reinforcement_tables.half_cheetah,
     "navigation_lengths": reinforcement_tables.lengths,
     "navigation_later_step_sizes": reinforcement_tables.later_step_sizes,
     "benchmark_environments": reinforcement_tables.benchmark_environments,
