@@ -69,6 +69,7 @@ def print_pruned(
 ) -> None:
     """Searches for a cheaper schedule, writes it, and says what it costs."""
     spec, episodes = experiment.spec, experiment.spec.eval.validation_episodes
+    note("pruning; compiling (once) ...")
     pruned = prune(experiment, state.meta_params, tolerance)
     about = {"meta_step": int(state.step), "tolerance": tolerance, "episodes": episodes}
     write_schedule(folder, pruned, about)
