@@ -106,12 +106,12 @@ def lengths() -> str:
     for factor in dict.fromkeys(
         of["later_step_sizes"] for of in kept["fixed K = 3"]["evaluations"]
     ):
-        returns = {}
+        by_label = {}
         for label, record in kept.items():
             same = [of for of in record["evaluations"] if of["later_step_sizes"] == factor]
-            returns[label] = np.array([of["return"] for of in same])
-        differences = _by_update(returns["learned lengths"], returns["fixed K = 3"])
-        of_labels = {label: _by_update(of, 0.0) for label, of in returns.items()}
+            by_label[label] = np.array([of["return"] for of in same])
+        differences = _by_update(by_label["learned lengths"], by_label["fixed K = 3"])
+        of_labels = {label: _by_update(of, 0.0) for label, of in by_label.items()}
         for label, cells in {**of_labels, "difference": differences}.items():
             rows.append([f"{factor:g}", label, *(interval(*cells[k]) for k in UPDATES)])
     return markdown(["factor", "", *_HEAD], rows)
